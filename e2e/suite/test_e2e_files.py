@@ -83,3 +83,47 @@ def test_a_file_that_is_not_allowed_or_not_ours_holds_the_new_version_until_it_i
         what="the new version runs once the file is out of the way",
     )
     assert (root / "theirs").read_text() == "new"
+
+
+RELOADING = (
+    'show() { read -r name value < "$PRAETOR_FILES/etc/exporter.conf"; echo "$1 $value"; }; '
+    "trap 'show reloaded' HUP; show started; while :; do sleep 0.1; done"
+)
+
+
+def last_line(agent: Agent, process: str) -> str:
+    return output_of(agent, process).splitlines()[-1]
+
+
+def test_a_rollout_of_contents_that_need_no_restart_keeps_the_processes_and_is_complete(
+    fleet: AgentFleet, kube: Kube
+) -> None:
+    blocks = [text for language, text in BLOCK.findall(PAGE.read_text("utf-8")) if language == "yaml"]
+    (given,) = yaml.safe_load(blocks[1])["files"]
+    assert given["onChange"] == "Signal"
+    devices = fleet.add(2)
+
+    def template(value: str) -> Object:
+        spec = shell(RELOADING)
+        spec["execution"]["files"] = [given | {"content": f"listen {value}\n"}]
+        return spec
+
+    kube.apply(deployment("exporter", template("1")))
+    before = await_ready(kube, devices)
+    names = {device: process["metadata"]["name"] for device, process in before.items()}
+    for value in ("2", "1"):  # and back
+        change_template(kube, "exporter", template(value))
+        for device in devices:
+            reading = partial(last_line, fleet.agent(device), names[device])
+            eventually(reading, f"reloaded {value}".__eq__, what="the program was told")
+        eventually(
+            lambda: kube.deployment("exporter"),
+            lambda found: (
+                found["status"].get("observedGeneration") == found["metadata"]["generation"]
+                and found["status"].get("updatedNumberScheduled") == found["status"].get("numberReady") == 2
+            ),
+            what="the rollout is complete",
+        )
+        for device, process in kube.processes().items():
+            assert process["status"]["pid"] == before[device]["status"]["pid"]
+            assert process["status"].get("restartCount", 0) == 0

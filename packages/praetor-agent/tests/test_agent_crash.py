@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
+from signal import Signals
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -179,6 +180,9 @@ class Processes:
         self.step("before stop")
         self._end(uid, 143)
         self.step("after stop")
+
+    def signal(self, uid: str, number: Signals) -> None:
+        raise NotImplementedError
 
     def remove(self, uid: str) -> None:
         self.step("before remove")

@@ -9,6 +9,7 @@ import io
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from signal import Signals
 from typing import Any, cast
 
 import pytest
@@ -83,6 +84,9 @@ class Scripts:
         self.processes[uid] = replace(
             self.processes[uid], running=False, exit_code=code, termination_reason=reason, pid=None
         )
+
+    def signal(self, uid: str, number: Signals) -> None:
+        raise NotImplementedError
 
     def remove(self, uid: str) -> None:
         del self.processes[uid], self.definitions[uid]

@@ -23,7 +23,7 @@ from praetor_agent.errors import FileError
 from praetor_agent.files.place import Place
 from praetor_agent.files.store import FileStore
 from praetor_agent.state import JsonFile
-from praetor_api.files import File
+from praetor_api.files import File, OnChange, ReloadSignal
 from praetor_api.protocol import DesiredItem
 from praetor_api.spec import Backend, Execution, ProcessSpec
 
@@ -285,6 +285,25 @@ def test_a_foreign_file_that_appears_after_an_agent_was_killed_is_not_taken_for_
     assert "was not written by praetor-agent" in str(problem)
     disk.store.collect(())
     assert disk.tree() == {"a"}
+
+
+def test_a_signal_is_due_until_it_was_sent_whatever_happens_to_the_agent(disk: Disk) -> None:
+    def version(content: str) -> DesiredItem:
+        return item(
+            file("a", content, on_change=OnChange.SIGNAL),
+            file("b", content, on_change=OnChange.SIGNAL, signal=ReloadSignal.USR2),
+            file("c", content, on_change=OnChange.NONE),
+        )
+
+    disk.store.write(version("one"))
+    assert (disk.store.due("u1"), disk.store.edited("u1")) == ((), False)  # it was not running
+    disk.store.write(version("two"), running=True)
+    disk.new_store()  # killed before it sent them
+    assert (disk.store.due("u1"), disk.store.edited("u1")) == (("SIGHUP", "SIGUSR2"), True)
+    assert disk.store.write(version("two"), running=True) == ()
+    assert disk.store.due("u1") == ("SIGHUP", "SIGUSR2")
+    disk.store.signalled("u1")
+    assert (disk.new_store().due("u1"), disk.store.edited("u1")) == ((), False)
 
 
 def test_a_disk_without_links_takes_files_too(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:

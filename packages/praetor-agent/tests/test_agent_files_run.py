@@ -105,6 +105,73 @@ def test_a_version_whose_files_cannot_be_written_leaves_the_old_one_running(
             device.gateway.wait_for(lambda: device.seen().pid not in (None, old.pid), "it goes on by itself")
 
 
+PROGRAM = """
+trap 'cat "$PRAETOR_FILES/a" >> {out}' HUP
+trap 'echo usr1 >> {out}' USR1
+echo started $(cat "$PRAETOR_FILES/a") >> {out}
+while :; do sleep 0.05; done
+"""
+
+
+def told(content: str, on_change: str, **more: str) -> dict[str, str]:
+    return {"path": "a", "content": f"{content}\n", "onChange": on_change, **more}
+
+
+def test_a_program_is_told_of_new_contents_by_its_signal_and_runs_on(device: Device, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    script = PROGRAM.format(out=out)
+
+    def lines() -> list[str]:
+        return out.read_text().splitlines() if out.exists() else []
+
+    with device.agent() as agent:
+        first = device.await_version(device.desire(script, told("one", "Signal")))
+        until(lambda: lines() == ["started one"], "it has started")
+        second = device.await_version(device.desire(script, told("two", "Signal")))
+        until(lambda: lines() == ["started one", "two"], "it has read the file again")
+        assert (second.pid, second.restart_count) == (first.pid, 0)
+        device.gateway.wait_for(lambda: device.seen().healthy is True, "the new version is healthy")
+        agent.kill()
+        agent.wait()
+        with device.agent():  # which takes the process over, and back to the old version
+            third = device.await_version(device.desire(script, told("one", "Signal")))
+            until(lambda: lines() == ["started one", "two", "one"], "it has the old content")
+            assert third.pid == first.pid
+            fourth = device.await_version(device.desire(script, told("one", "Signal", signal="SIGUSR1")))
+            assert fourth.pid != first.pid  # more than a content changed
+            until(lambda: lines()[3:] == ["started one"], "it was started again")
+            device.await_version(device.desire(script, told("five", "Signal", signal="SIGUSR1")))
+            until(lambda: lines()[4:] == ["usr1"], "it gets the other signal")
+            fifth = device.await_version(device.desire(script, told("six", "None")))
+            sixth = device.await_version(device.desire(script, told("seven", "None")))
+            assert sixth.pid == fifth.pid
+            assert [path.read_text() for path in (device.state / "files").rglob("a")] == ["seven\n"]
+            assert lines()[5:] == ["started six"]
+
+
+def test_an_edit_is_written_back_and_the_program_told(device: Device, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with device.agent():
+        device.await_version(device.desire(PROGRAM.format(out=out), told("ours", "Signal")))
+        until(lambda: out.exists() and out.read_text() == "started ours\n", "it has started")
+        (edited,) = (device.state / "files").rglob("a")
+        edited.write_text("by hand")
+        until(lambda: out.read_text() == "started ours\nours\n", "it has read the file again")
+
+
+def test_a_program_that_dies_of_the_signal_gets_its_old_version_back(device: Device) -> None:
+    script = 'read -r word < "$PRAETOR_FILES/a"; [ "$word" = good ] || exit 1; sleep 1000 & wait'
+    with device.agent():
+        good = device.desire(script, told("good", "Signal"))  # the signal ends it: no trap
+        device.await_version(good)
+        device.gateway.wait_for(lambda: device.seen().healthy is True, "it is healthy")
+        bad = device.desire(script, told("bad", "Signal"))
+        device.gateway.wait_for(lambda: device.seen().failed_spec_hash == bad, "the new version was given up")
+        seen = device.await_version(good)
+        assert seen.rolled_back_reason == "CrashLoop"
+        assert [path.read_text() for path in (device.state / "files").rglob("a")] == ["good\n"]
+
+
 def test_files_outlive_the_agent_and_an_edit_meanwhile_is_written_back(device: Device) -> None:
     kept = device.root / "kept"
     with device.agent() as agent:

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from praetor_agent.core import files, reboot, restart, rollback
+from praetor_agent.core import files, reboot, refresh, restart, rollback
 from praetor_agent.core.allowances import Allowances
+from praetor_agent.core.health import Health
 from praetor_agent.core.model import (
     ArtifactState,
     Failure,
@@ -26,7 +27,7 @@ from praetor_agent.core.model import (
 from praetor_agent.core.reconcile import Decision, Fetch, Refresh, Remove, Repair, Start, Stop, reconcile
 from praetor_agent.core.report import observations
 from praetor_api.conditions import STABILITY_WINDOW_SECONDS
-from praetor_api.files import File
+from praetor_api.files import File, OnChange, ReloadSignal
 from praetor_api.protocol import Desired, DesiredItem, InvalidItem, Observation, RollbackReason
 from praetor_api.spec import (
     Artifact,
@@ -36,7 +37,9 @@ from praetor_api.spec import (
     Container,
     ContainerDevice,
     ContainerVolume,
+    ExecProbe,
     Execution,
+    HealthCheck,
     ProcessSpec,
     RestartPolicy,
 )
@@ -1077,3 +1080,129 @@ def test_a_file_is_of_the_user_of_its_process(
     execution = Execution(backend=backend, user=user)
     assert files.owner_of(File(path="a", owner=owner), execution) == expected
     assert (files.mode_of(File(path="a")), files.mode_of(File(path="a", mode="0600"))) == (0o644, 0o600)
+
+
+def signalled(content: str, on_change: OnChange = OnChange.SIGNAL) -> File:
+    return File(path="a", content=content, on_change=on_change)
+
+
+def runs(version: DesiredItem, last_good: Revision | None = None) -> Record:
+    record = Record(uid=UID, namespace="net", name="fw", stage=ProcessStage.RUNNING, current=Revision(item=version))
+    return replace(record, boot_id=BOOT, handle="h1", healthy_since=10.0, started_at=5.0, last_good=last_good)
+
+
+def given_files(memory: Memory, decision: Decision, now: float = 100.0) -> Memory:
+    """Return the memory after the loop has given the process its files."""
+    (action,) = decision.actions
+    assert isinstance(action, Refresh)
+    assert memory
+    return {UID: refresh.refreshed(decision.memory, action.revision, BOOT, now)}
+
+
+def test_a_service_takes_contents_that_need_no_restart_while_it_runs() -> None:
+    old, new = with_files("v1", signalled("1")), with_files("v2", signalled("2"))
+    device = ObservedDevice(boot_id=BOOT, observed={UID: running("v1")})
+    memory: Memory = {UID: runs(old)}
+    decision = reconcile(wanted(new), device, memory, 100.0)
+    assert decision.memory[UID].spec_hash == "v1"  # until it is done
+    after = given_files(memory, decision)
+    record = after[UID]
+    assert (record.spec_hash, record.mark, record.last_good) == ("v2", "v1", Revision(item=old))
+    assert (record.started_at, record.proven, record.trial) == (100.0, False, 1)
+    assert record.current is not None
+    assert record.current.restarted().item == new
+    settled = reconcile(wanted(new), device, after, 103.0)
+    assert settled.actions == ()
+    (said,) = observations(wanted(new), settled.memory, device, {}, 103.0).values()
+    assert (said.observed_spec_hash, said.pid, said.healthy, said.on_trial) == ("v2", 7, True, True)
+    assert said.pending_reason is None
+    stored = {UID: read(Record, write(settled.memory[UID]))}
+    assert reconcile(wanted(new), device, stored, 104.0).actions == ()  # after a restart of the agent
+    back = given_files(stored, reconcile(wanted(old), device, stored, 105.0), 105.0)
+    assert (back[UID].spec_hash, back[UID].current) == ("v1", Revision(item=old))
+
+
+def test_an_agent_that_knows_no_files_leaves_a_process_that_took_some_alone() -> None:
+    old, new = with_files("v1", signalled("1")), with_files("v2", signalled("2"))
+    device = ObservedDevice(boot_id=BOOT, observed={UID: running("v1")})
+    memory: Memory = {UID: runs(old)}
+    record = given_files(memory, reconcile(wanted(new), device, memory, 100.0))[UID]
+    stored = write(record)
+    del stored["current"]["applied"]  # as it reads and writes it
+    withheld = InvalidItem(uid=UID, namespace="net", name="fw", spec_hash="", faults=(Fault("spec", "is missing"),))
+    older = reconcile(wanted(invalid=(withheld,)), device, {UID: read(Record, stored)}, 110.0)
+    assert older.actions == ()
+    assert older.memory[UID].spec_hash == "v1"  # what it was started with, so that the older passes for no newer one
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        pytest.param(with_files("v2", signalled("2", on_change=OnChange.RESTART)), id="restart"),
+        pytest.param(with_files("v2", File(path="b", content="1", on_change=OnChange.SIGNAL)), id="another-path"),
+        pytest.param(with_files("v2", replace(signalled("2"), mode="0600")), id="mode"),
+        pytest.param(with_files("v2", signalled("2"), File(path="b", content="x")), id="one-more"),
+        pytest.param(with_files("v2", signalled("1")), id="something-unknown"),
+        pytest.param(item("v2"), id="no-files"),
+    ],
+)
+def test_any_other_change_restarts_it(other: DesiredItem) -> None:
+    device = ObservedDevice(boot_id=BOOT, observed={UID: running("v1")})
+    decision = reconcile(wanted(other), device, {UID: runs(with_files("v1", signalled("1")))}, 100.0)
+    assert decision.actions == (Stop(uid=UID, backend=Backend.PROCESS),)
+
+
+def test_a_job_runs_again_for_other_contents() -> None:
+    old, new = (with_files(name, signalled(name)) for name in ("v1", "v2"))
+    old, new = (replace(each, spec=replace(each.spec, restart_policy=RestartPolicy.NEVER)) for each in (old, new))
+    device = ObservedDevice(boot_id=BOOT, observed={UID: running("v1")})
+    assert refresh.target(Revision(item=new), runs(old), running("v1")) is None
+    assert isinstance(reconcile(wanted(new), device, {UID: runs(old)}, 100.0).actions[0], Stop)
+
+
+def test_a_service_that_dies_of_its_new_contents_gets_the_old_ones_back() -> None:
+    old, new = with_files("v1", signalled("1")), with_files("v2", signalled("2"))
+    device = ObservedDevice(boot_id=BOOT, observed={UID: running("v1")})
+    memory: Memory = {UID: runs(old)}
+    memory = given_files(memory, reconcile(wanted(new), device, memory, 100.0))
+    now, version, started = 101.0, "v1", []
+    for _ in range(20):
+        seen = replace(dead(129, version), handle=f"h{now}")
+        decision = reconcile(wanted(new), replace(device, observed={UID: seen}), memory, now)
+        memory, now = decision.memory, max(now + 1, decision.wake_at or 0.0)
+        for action in decision.actions:
+            assert isinstance(action, Start)
+            version = action.revision.item.spec_hash
+            started.append(version)
+            memory = {UID: restart.started(memory[UID], "now")}
+        if version == "v1" and started:
+            break
+    assert set(started[:-1]) == {"v2"}
+    assert started[-1] == "v1"
+    rolled_back = memory[UID].rollback
+    assert rolled_back is not None
+    assert (rolled_back.spec_hash, rolled_back.reason) == ("v2", RollbackReason.CRASH_LOOP)
+
+
+def test_contents_that_make_it_unhealthy_are_taken_back_without_a_restart() -> None:
+    check = HealthCheck(exec=ExecProbe(command=("/bin/check",)))
+    old, new = with_files("v1", signalled("1")), with_files("v2", signalled("2"))
+    old, new = (replace(each, spec=replace(each.spec, health_check=check)) for each in (old, new))
+    device = ObservedDevice(boot_id=BOOT, observed={UID: running("v1")})
+    memory: Memory = {UID: runs(old, last_good=Revision(item=old))}
+    memory = given_files(memory, reconcile(wanted(new), device, memory, 100.0))
+    sick = {UID: Health(handle="h1", next_at=0.0, healthy=False, message="no")}
+    decision = reconcile(wanted(new), replace(device, health=sick), memory, 110.0)
+    memory = given_files(memory, decision, 110.0)
+    rolled_back = memory[UID].rollback
+    assert rolled_back is not None
+    assert (memory[UID].spec_hash, rolled_back.spec_hash) == ("v1", "v2")
+    assert reconcile(wanted(new), device, memory, 111.0).actions == ()
+
+
+def test_a_signal_is_for_files_that_ask_for_it() -> None:
+    assert files.signal_of(signalled("1")) == "SIGHUP"
+    assert files.signal_of(replace(signalled("1"), signal=ReloadSignal.USR1)) == "SIGUSR1"
+    assert files.signal_of(File(path="a", on_change=OnChange.NONE)) == ""
+    execution = Execution(backend=Backend.PROCESS, files=(File(path="a", content="", signal=ReloadSignal.HUP),))
+    assert "signal needs onChange: Signal; write both" in (files.fault(execution) or "")

@@ -234,6 +234,10 @@ async def test_what_a_container_asks_for_is_checked(container: dict[str, Any] | 
         pytest.param([{"path": "é b.conf", "content": ""}, {"path": "/x/a..b"}], "needs content", id="no-content"),
         pytest.param([{"path": "etc/.a", "content": "x", "mode": "0600", "owner": "app:adm"}], None, id="own"),
         pytest.param([{"path": "/etc/a", "content": "x", "mode": "640", "owner": "0:0"}], None, id="absolute"),
+        pytest.param([{"path": "a", "content": "x", "onChange": "Signal", "signal": "SIGUSR1"}], None, id="signal"),
+        pytest.param([{"path": "a", "content": "x", "onChange": "None"}], None, id="on-change-none"),
+        pytest.param([{"path": "a", "content": "x", "signal": "SIGHUP"}], "signal needs onChange: Signal", id="unsent"),
+        pytest.param([{"path": "a", "content": "x", "onChange": "Signal", "signal": "SIGKILL"}], "signal", id="kill"),
         pytest.param([{"path": "..", "content": "x"}], "holds . or ..; write where", id="parent"),
         pytest.param([{"path": "/etc/../a", "content": "x"}], "holds . or ..; write where", id="dots"),
         pytest.param([{"path": "./a", "content": "x"}], "holds . or ..; write where", id="dot"),
@@ -257,7 +261,8 @@ async def test_the_files_of_a_process_are_checked(files: list[dict[str, Any]], r
     execution = {"backend": "process", "command": ["run"], "files": files}
     body = body_of(DEVICE_PROCESSES, "a", spec=SPEC | {"execution": execution})
     if refusal is None:
-        assert (await kube.create(DEVICE_PROCESSES, "lab", body))["spec"]["execution"]["files"] == files
+        stored = (await kube.create(DEVICE_PROCESSES, "lab", body))["spec"]["execution"]["files"]
+        assert stored == [{"onChange": "Restart", **each} for each in files]
         return
     with pytest.raises(Invalid, match=refusal):
         await kube.create(DEVICE_PROCESSES, "lab", body)

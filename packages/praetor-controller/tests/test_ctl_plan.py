@@ -256,6 +256,16 @@ def merged(change: dict[str, Any]) -> dict[str, Any]:
         ),
         (
             {
+                "execution": {
+                    "backend": "process",
+                    "command": ["run"],
+                    "files": [{"path": "a", "content": "", "signal": "SIGHUP"}],
+                }
+            },
+            "signal needs onChange: Signal; write both",
+        ),
+        (
+            {
                 "execution": {"backend": "process", "command": ["run"]},
                 "healthCheck": {"exec": {"command": ["true"]}, "tcpSocket": {"port": 1}},
             },
@@ -272,6 +282,7 @@ def merged(change: dict[str, Any]) -> dict[str, Any]:
         "container",
         "path-of-a-file",
         "no-content",
+        "unsent-signal",
         "two-health-checks",
         "working-directory",
     ],

@@ -88,7 +88,7 @@ def test_an_expansion_that_is_too_long_names_the_field() -> None:
 
 def test_files_are_shown_with_their_size() -> None:
     files = [
-        {"path": "etc/a.conf", "content": "é\n"},
+        {"path": "etc/a.conf", "content": "é\n", "onChange": "Signal"},
         {"path": "/etc/app/b", "mode": "0600", "owner": "app:adm", "content": ESCAPE},
     ]
     args = ["$(PRAETOR_FILES)/etc/a.conf"]
@@ -98,7 +98,7 @@ def test_files_are_shown_with_their_size() -> None:
     shown = yaml.safe_load(ran.stdout)
     assert shown["args"] == args  # the path is the device's
     assert shown["files"] == [
-        {"path": "etc/a.conf", "mode": "0644", "bytes": 3, "content": "é\n"},
+        {"path": "etc/a.conf", "mode": "0644", "onChange": "Signal", "signal": "SIGHUP", "bytes": 3, "content": "é\n"},
         {"path": "/etc/app/b", "mode": "0600", "owner": "app:adm", "bytes": 8, "content": ESCAPE},
     ]
     assert "\x1b" not in ran.output

@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from signal import Signals
 from typing import TYPE_CHECKING
 
 from praetor_agent.artifacts.fetcher import Fetcher
@@ -96,6 +97,7 @@ class Host:
         log.info("starting process namespace=%s name=%s hash=%s", item.namespace, item.name, item.spec_hash)
         if self._files is not None:
             self._files.write(item)
+            self._files.signalled(item.uid)  # it reads them now
         self._backends[item.spec.execution.backend].start(self._command_of(action.revision, at_boot=action.at_boot))
 
     def stop(self, action: Stop, record: Record | None) -> None:
@@ -118,11 +120,20 @@ class Host:
                 log.warning("definition was edited, writing it again name=%s", item.name)
             backend.repair(self._command_of(action.revision, at_boot=action.at_boot))
 
-    def refresh(self, action: Refresh) -> None:
-        """Write the files of the action's revision again; FileError if that fails."""
-        if self._files is not None:
-            for path in self._files.write(action.revision.item):
-                log.warning("file was changed, written again path=%s name=%s", path, action.revision.item.name)
+    def refresh(self, action: Refresh) -> tuple[str, ...]:
+        """Write the files of the action's revision, send the signals that they ask for, and return what was written.
+
+        FileError or BackendError if that fails; what was not sent is still due then.
+        """
+        item = action.revision.item
+        if self._files is None:
+            return ()
+        written = self._files.write(item, running=True)
+        for name in self._files.due(item.uid):
+            log.info("sending a signal name=%s signal=%s", item.name, name)
+            self._backends[item.spec.execution.backend].signal(item.uid, Signals[name])
+        self._files.signalled(item.uid)
+        return written
 
     def file_problem(self, item: DesiredItem) -> Failure | None:
         """Return why the files of *item* cannot be written; None if they can, or it has none."""

@@ -15,6 +15,7 @@ from praetor_agent.core import restart
 from praetor_agent.core.health import Health
 from praetor_agent.core.model import Failure, FailureReason, Memory, ObservedDevice, Record, View
 from praetor_agent.core.reconcile import Action, Decision, Fetch, Refresh, Remove, Repair, Start, Stop, reconcile
+from praetor_agent.core.refresh import refreshed
 from praetor_agent.errors import ArtifactGone, BackendError, FileError, StartError
 from praetor_agent.host import Host, artifacts_of, revisions_of
 from praetor_agent.link.poller import Inbox
@@ -260,19 +261,25 @@ class Loop:
         return True
 
     def _refresh(self, action: Refresh) -> bool:
-        """Write files again, at most once in a pass."""
+        """Give a process its files, at most once in a pass."""
         uid = action.revision.item.uid
         if f"files/{uid}" in self._repaired:
             return False
         self._repaired.add(f"files/{uid}")
         record = self._memory[uid]
         try:
-            self._deps.host.refresh(action)
+            written = self._deps.host.refresh(action)
         except FileError as e:
             failure = Failure(reason=FailureReason.FILES_NOT_WRITTEN, message=str(e))
             self._memory[uid] = replace(record, failure=failure)
             raise
-        self._memory[uid] = restart.repaired(record)
+        if record.spec_hash == action.revision.spec_hash:
+            if written:
+                log.warning("files were changed, written again name=%s paths=%s", record.name, ",".join(written))
+                self._memory[uid] = restart.repaired(record)
+        else:
+            boot_id, now = self._deps.host.boot_id, self._deps.clock.now()
+            self._memory[uid] = refreshed(self._memory, action.revision, boot_id, now)
         return True
 
     def _start(self, action: Start) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Annotated
 
 from praetor_api.constraints import CelRule, Constraint
@@ -17,7 +18,10 @@ __all__ = [
     "FILES_VARIABLE",
     "FILE_RULES",
     "MAX_CONTENT",
+    "SIGNAL_ONLY",
     "File",
+    "OnChange",
+    "ReloadSignal",
     "files_fault",
 ]
 
@@ -32,11 +36,31 @@ MAX_CONTENT = 131_072
 
 DEFAULT_MODE = 0o644
 
+SIGNAL_ONLY = "signal needs onChange: Signal; write both, or leave signal out"
+"""What is said of a signal that is never sent."""
+
 _NO_CONTENT = 'a file needs content; write it, or "" for an empty file'
 _DOTS = "path holds . or ..; write where the file is to be, such as conf.d/main.conf"
 _TOO_LONG = f"the files of a process may have {MAX_CONTENT} characters together; put larger ones into the artifact"
 _IS_DOTS = re.compile(r"(^|/)[.][.]?(/|$)")
 _USER = r"[a-zA-Z0-9_][-.a-zA-Z0-9_$]*"
+
+
+class OnChange(StrEnum):
+    """What a running process gets when only the content of a file changed."""
+
+    RESTART = "Restart"
+    SIGNAL = "Signal"
+    NONE = "None"
+
+
+class ReloadSignal(StrEnum):
+    """Signals by which programs are told to read their files again."""
+
+    HUP = "SIGHUP"
+    USR1 = "SIGUSR1"
+    USR2 = "SIGUSR2"
+    WINCH = "SIGWINCH"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,9 +97,22 @@ class File:
             pattern=rf"^{_USER}(:{_USER})?$",
         ),
     ] = None
+    on_change: Annotated[
+        OnChange,
+        Constraint(
+            doc="What a running process gets when nothing but contents of files changed: Restart; Signal, by which it "
+            "reads the file again; or None, where it sees that by itself. One changed file with Restart restarts it."
+        ),
+    ] = OnChange.RESTART
+    signal: Annotated[
+        ReloadSignal | None, Constraint(doc="Which signal; SIGHUP when unset. Only with onChange: Signal.")
+    ] = None
 
 
-FILE_RULES = (CelRule(expression="has(self.content)", message=_NO_CONTENT),)
+FILE_RULES = (
+    CelRule(expression="has(self.content)", message=_NO_CONTENT),
+    CelRule(expression="!has(self.signal) || self.onChange == 'Signal'", message=SIGNAL_ONLY),
+)
 """Rules over one file."""
 
 FILES_RULES = (

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from signal import Signals
 from typing import Any
 
 from praetor_agent.backends import procfs
@@ -145,6 +146,11 @@ class ContainerBackend:
             if shown["Config"]["Labels"][CONTAINER_UID_LABEL] == uid and shown["State"].get("Pid"):
                 with suppress(BackendError):  # it ended meanwhile
                     self._run("kill", "--signal", "KILL" if force else "TERM", shown["Id"])
+
+    def signal(self, uid: str, number: Signals) -> None:
+        for shown in self._ours():
+            if shown["Config"]["Labels"][CONTAINER_UID_LABEL] == uid and shown["State"].get("Pid"):
+                self._run("kill", "--signal", number.name.removeprefix("SIG"), shown["Id"])
 
     def remove(self, uid: str) -> None:
         """Remove the containers of the process."""

@@ -132,7 +132,7 @@ def _checked(memory: Memory, device: ObservedDevice) -> Iterator[tuple[str, str,
             yield uid, reboot.check_handle(record), record.current, post_check
             continue
         seen = device.observed.get(uid)
-        if record.current is None or seen is None or not seen.running or seen.spec_hash != record.spec_hash:
+        if record.current is None or seen is None or not seen.running or seen.spec_hash != record.mark:
             continue
         check = record.current.item.spec.health_check
         if check is not None:

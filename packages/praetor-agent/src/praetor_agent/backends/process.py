@@ -91,6 +91,12 @@ class ProcessBackend:
         if force:
             self._kill_leftovers(uid)
 
+    def signal(self, uid: str, number: signal.Signals) -> None:
+        run = _read_run(self.place(uid))
+        if run is not None and self._is_alive(run):
+            with suppress(ProcessLookupError):
+                os.kill(run.process[0], number)
+
     def remove(self, uid: str) -> None:
         """Remove the directory of a process that ended, and kill what it left running."""
         self._kill_leftovers(uid)

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from signal import Signals
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from praetor_agent.clock import PROGRESS
@@ -54,6 +55,10 @@ class Backend(Protocol):
 
     def stop(self, uid: str, *, grace_seconds: int, force: bool) -> None:
         """Ask a process to end, or end it by force with all that it started."""
+        ...
+
+    def signal(self, uid: str, number: Signals) -> None:
+        """Send a signal to the program of a process, and to nothing that it started; none if it ended meanwhile."""
         ...
 
     def remove(self, uid: str) -> None:

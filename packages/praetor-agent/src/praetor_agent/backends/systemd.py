@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from signal import Signals
 
 from praetor_agent.backends.command import Command
 from praetor_agent.backends.protocol import DEFINITIONS, PREFIX, Owner, call, own_name, pass_on, readable
@@ -87,6 +88,14 @@ class SystemdBackend:
             _systemctl("stop", "--no-block", unit)
             if force:
                 _systemctl("kill", "--kill-who=all", "--signal=SIGKILL", unit)
+
+    def signal(self, uid: str, number: Signals) -> None:
+        for unit in self._units_of(uid):
+            try:
+                _systemctl("kill", "--kill-who=main", f"--signal={number.name}", unit)
+            except BackendError:
+                if "MainPID=0" not in _systemctl("show", "--property=MainPID", unit):
+                    raise
 
     def remove(self, uid: str) -> None:
         for unit in self._units_of(uid):

@@ -6,13 +6,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from praetor_agent.core.allowances import is_within, normal
-from praetor_api.files import DEFAULT_MODE, File, files_fault
+from praetor_api.files import DEFAULT_MODE, SIGNAL_ONLY, File, OnChange, ReloadSignal, files_fault
 from praetor_api.protocol import DesiredItem
 from praetor_api.spec import Backend, Execution
 
 
 def fault(execution: Execution) -> str | None:
     """Return what is wrong with the files of *execution*; an API server before 1.25 lets it through."""
+    for index, file in enumerate(execution.files):
+        if file.signal is not None and file.on_change is not OnChange.SIGNAL:
+            return f"execution.files[{index}]: {SIGNAL_ONLY}"
     return files_fault((file.path, file.content) for file in execution.files)
 
 
@@ -34,6 +37,11 @@ def owner_of(file: File, execution: Execution) -> str | None:
     user = execution.user
     known = user is not None and (execution.backend is not Backend.CONTAINER or user.isdigit())
     return file.owner or (user if known else None)
+
+
+def signal_of(file: File) -> str:
+    """Return the signal that the running process gets when the content of *file* changed; "" for none."""
+    return (file.signal or ReloadSignal.HUP) if file.on_change is OnChange.SIGNAL else ""
 
 
 def is_own(path: str) -> bool:

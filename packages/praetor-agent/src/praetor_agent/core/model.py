@@ -61,11 +61,27 @@ class Failure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Revision:
-    """A spec that was started, with the artifact that it was started from; enough to start it again offline."""
+    """A spec that was started, with the artifact that it was started from; enough to start it again offline.
+
+    Where only contents of files changed since, *item* is the newer spec under the hash that the process was started
+    with, and *applied* is its own.
+    """
 
     item: DesiredItem
     artifact_path: str | None = None
     artifact_digest: str | None = None
+    applied: str | None = None
+
+    @property
+    def spec_hash(self) -> str:
+        """Hash of the spec that runs, its files included."""
+        return self.applied or self.item.spec_hash
+
+    def restarted(self) -> Revision:
+        """Return what is started next: the spec under its own hash."""
+        if self.applied is None:
+            return self
+        return replace(self, item=replace(self.item, spec_hash=self.applied), applied=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +150,12 @@ class Record:
 
     @property
     def spec_hash(self) -> str | None:
-        """Hash of the spec that was started last."""
+        """Hash of the spec that was started last, or given to the running process by its files."""
+        return self.current.spec_hash if self.current else None
+
+    @property
+    def mark(self) -> str | None:
+        """Hash of the spec that the process was started with, by which its backend knows it."""
         return self.current.item.spec_hash if self.current else None
 
 

@@ -33,7 +33,7 @@ def is_kept(revision: Revision | None) -> bool:
 def is_proven(record: Record) -> bool:
     """Return whether no reboot is the fault of the current version."""
     good = record.last_good
-    return record.proven or (good is not None and good.item.spec_hash == record.spec_hash)
+    return record.proven or (good is not None and good.spec_hash == record.spec_hash)
 
 
 def passes_at(record: Record, item: DesiredItem, proving: float) -> float:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from praetor_agent.core import allowances, files, health, reboot, restart, rollback
+from praetor_agent.core import allowances, files, health, reboot, refresh, restart, rollback
 from praetor_agent.core.model import (
     Failure,
     FailureReason,
@@ -76,7 +76,7 @@ class Repair:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refresh:
-    """Write the files of the revision again, which were changed on the device; the process runs on."""
+    """Give the running process the files of the revision, another version or one whose files were changed."""
 
     revision: Revision
 
@@ -195,8 +195,11 @@ def _step(item: DesiredItem, record: Record, device: ObservedDevice, now: float)
     if why_not is not None:
         return _fall_back(replace(record, failure=why_not), device, now)
     if record.current and record.spec_hash == item.spec_hash and _startable(record.current, device):
-        revision = replace(record.current, item=item)
+        revision = replace(record.current, item=replace(item, spec_hash=record.current.item.spec_hash))
         return _supervise(revision, _settled(record), device, now)
+    placed = refresh.target(Revision(item=item), record, device.observed.get(item.uid))
+    if placed is not None:
+        return _supervise(placed, _settled(record), device, now)
     if item.spec.artifact is None:
         return _supervise(Revision(item=item), _settled(record), device, now)
     artifact = device.artifacts.get(item.spec_hash)
@@ -209,9 +212,10 @@ def _step(item: DesiredItem, record: Record, device: ObservedDevice, now: float)
 
 
 def _as_started(revision: Revision, item: DesiredItem) -> Revision:
-    """Return *revision* as *item* describes it now, but for the values that it was started with."""
+    """Return *revision* as *item* describes it now, but for the values and the mark that it was started with."""
     started = revision.item
-    return replace(revision, item=replace(item, values=started.values, values_hash=started.values_hash))
+    kept = replace(item, spec_hash=started.spec_hash, values=started.values, values_hash=started.values_hash)
+    return replace(revision, item=kept)
 
 
 def _why_not(item: DesiredItem, record: Record, device: ObservedDevice) -> Failure | None:
@@ -350,17 +354,22 @@ def _is_of(revision: Revision, seen: Observed | None) -> bool:
 def _supervise(revision: Revision, record: Record, device: ObservedDevice, now: float) -> _Step:
     item, seen = revision.item, device.observed.get(record.uid)
     if seen is not None and seen.running:
+        placed = refresh.target(revision, record, seen) if record.stop_deadline is None else None
+        if placed is not None and record.current is not None:
+            kept = _keep(record.current, record, device, now)
+            return replace(kept, actions=(Refresh(revision=placed),))
         if _is_of(revision, seen) and record.stop_deadline is None:
             if record.stage is not ProcessStage.RUNNING:  # memory did not know it
                 record = restart.seen_running(record, seen, device, now)
-            if record.current is not None and record.spec_hash == item.spec_hash:
+            if record.current is not None and record.spec_hash == revision.spec_hash:
                 revision = replace(revision, item=_as_started(record.current, item).item)
             actions = (*_refreshes(revision, device), *_repairs(revision, record, seen, device))
             return replace(_keep(revision, record, device, now), actions=actions)
         if device.freeze is not None and record.rollback is None:
             return _Step(record=record)
         return _stop(record, seen, now)
-    new = record.spec_hash != item.spec_hash
+    revision = revision.restarted()
+    new = record.spec_hash != revision.spec_hash
     counters_reset = new or record.stop_deadline is not None
     if record.stage is ProcessStage.COMPLETED and not counters_reset:
         return _Step(record=record)

@@ -67,7 +67,7 @@ def observation(
     the hash stays the old one, so that the old process does not pass for the new.
     """
     rollback = record.rollback
-    running = seen is not None and seen.running and seen.spec_hash == record.spec_hash
+    running = seen is not None and seen.running and seen.spec_hash == record.mark
     completed = record.stage is ProcessStage.COMPLETED and record.exit_code is not None
     failure = record.failure
     error = reboot.outcome(record) if failure is None else failure.message

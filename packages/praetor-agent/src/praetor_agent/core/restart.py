@@ -89,7 +89,7 @@ def start_failed(record: Record, message: str, now: float) -> Record:
 def artifact_gone(record: Record) -> Record:
     """Return the record of a start whose artifact is missing; it is fetched again."""
     current, good = record.current and replace(record.current, artifact_path=None), record.last_good
-    same = good is not None and good.item.spec_hash == record.spec_hash
+    same = good is not None and good.spec_hash == record.spec_hash
     return replace(record, stage=ProcessStage.PENDING, current=current, last_good=current if same else good)
 
 

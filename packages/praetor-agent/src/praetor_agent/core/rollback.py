@@ -63,7 +63,7 @@ def judged(record: Record, device: ObservedDevice, now: float) -> Record:
     record = _confirmed(record, device, now)
     reason, message = _timed_out(record, now) or _failed(record, device) or (None, "")
     if reason is not None:
-        failed = Rollback(spec_hash=current.item.spec_hash, reason=reason, message=message)
+        failed = Rollback(spec_hash=current.spec_hash, reason=reason, message=message)
         return replace(record, rollback=failed, confirmation=None, healthy_since=None)
     if record.stop_deadline is None and record.confirmation is None and _proven(record, now):
         return replace(record, last_good=current)
@@ -180,8 +180,8 @@ def _confirm(record: Record) -> Confirm | None:
 
 
 def _by_annotation(revision: Revision | None) -> bool:
-    return revision is not None and revision.item.confirmed_spec_hash == revision.item.spec_hash
+    return revision is not None and revision.item.confirmed_spec_hash == revision.spec_hash
 
 
 def _is(revision: Revision | None, other: Revision | None) -> bool:
-    return revision is not None and other is not None and revision.item.spec_hash == other.item.spec_hash
+    return revision is not None and other is not None and revision.spec_hash == other.spec_hash

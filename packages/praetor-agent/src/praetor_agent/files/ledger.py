@@ -29,7 +29,8 @@ class Entry:
     """A file of the process *uid*. Until it was *placed* once, a file that is there with other content is not ours.
 
     *process* is its name for people, *own* the process's directory if the file is below it. *digest* is the SHA-256 of
-    what it is to hold; inode, size and time (in ns) are those of the file as it was written.
+    what it is to hold; inode, size and time (in ns) are those of the file as it was written. The signal *due* was not
+    sent yet to the process that runs with it.
     """
 
     uid: str
@@ -45,6 +46,7 @@ class Entry:
     size: int = 0
     modified: int = 0
     placed: bool = False
+    due: str = ""
 
     @property
     def place(self) -> Place:

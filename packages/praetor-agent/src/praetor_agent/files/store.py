@@ -11,7 +11,7 @@ import shutil
 import stat
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from praetor_agent.core import files
@@ -65,15 +65,33 @@ class FileStore:
         return FileError(self._ledger.newer) if changes and self._ledger.newer is not None else None
 
     def edited(self, uid: str) -> bool:
-        """Return whether a file of the process *uid* is not as it was written."""
-        return self._ledger.newer is None and not all(entry.is_as_written() for entry in self._ledger.of(uid).values())
+        """Return whether a file of the process *uid* is not as it was written, or a signal is due."""
+        return self._ledger.newer is None and any(
+            entry.due or not entry.is_as_written() for entry in self._ledger.of(uid).values()
+        )
 
-    def write(self, item: DesiredItem) -> tuple[str, ...]:
+    def due(self, uid: str) -> tuple[str, ...]:
+        """Return the signals that the process *uid* has to get, because files of it were written while it runs."""
+        return tuple(sorted({entry.due for entry in self._ledger.of(uid).values() if entry.due}))
+
+    def signalled(self, uid: str) -> None:
+        """Record that the process *uid* got its signals, or read its files at its start; FileError if that fails."""
+        if not self.due(uid):
+            return
+        own = {path: replace(entry, due="") for path, entry in self._ledger.of(uid).items()}
+        try:
+            self._ledger.save({**self._ledger.entries, **own})
+        except OSError as e:
+            raise FileError(f"the record of files cannot be written: {e.strerror or e}") from e
+
+    def write(self, item: DesiredItem, *, running: bool = False) -> tuple[str, ...]:
         """Write the files of *item* that are not there as they are to be, and remove its others; return what changed.
+
+        While the process is *running*, signals become due.
 
         FileError if one cannot be written; then no file is changed, unless the disk fails in the middle.
         """
-        changes = self._changes(item)
+        changes = self._changes(item, running=running)
         wanted = {str(self._place(index, path, item.uid)) for index, path in _paths(item)}
         stale = [entry for path, entry in self._ledger.of(item.uid).items() if path not in wanted]
         if changes:
@@ -113,7 +131,7 @@ class FileStore:
             raise FileError(refused, allowed=False)
         return Place(real, name)
 
-    def _changes(self, item: DesiredItem) -> list[_Change]:
+    def _changes(self, item: DesiredItem, *, running: bool = False) -> list[_Change]:
         """Return the files that must be written; FileError naming one that cannot be."""
         contents, execution = files.contents(item), item.spec.execution
         fault = files.fault(execution)
@@ -141,6 +159,7 @@ class FileStore:
                 group=owner.gid,
                 inode=entry.inode if entry is not None else 0,
                 placed=ours,
+                due=files.signal_of(file) if running else "",
             )
             changes.append(_Change(field, fresh, content))
         return changes

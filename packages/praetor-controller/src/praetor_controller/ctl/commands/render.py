@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import click
 
-from praetor_api.files import DEFAULT_MODE, File
+from praetor_api.files import DEFAULT_MODE, File, OnChange, ReloadSignal
 from praetor_api.kube.client.resource import DEVICE_PROCESS_DEPLOYMENTS, Key
 from praetor_api.spec import ProcessSpec
 from praetor_api.values import DeviceFields, ExpansionError, missing_references, references_of, resolve, started_with
@@ -69,4 +69,7 @@ def _shown(file: File) -> dict[str, object]:
     content = file.content or ""
     owner = {"owner": file.owner} if file.owner is not None else {}
     mode = file.mode or f"{DEFAULT_MODE:04o}"
-    return {"path": file.path, "mode": mode, **owner, "bytes": len(content.encode()), "content": content}
+    change: dict[str, object] = {"onChange": file.on_change.value} if file.on_change is not OnChange.RESTART else {}
+    if file.on_change is OnChange.SIGNAL:
+        change["signal"] = (file.signal or ReloadSignal.HUP).value
+    return {"path": file.path, "mode": mode, **owner, **change, "bytes": len(content.encode()), "content": content}
