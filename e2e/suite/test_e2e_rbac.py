@@ -17,7 +17,7 @@ from e2e.stack.kube import Kube, accepted
 
 REVIEWS = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
 AT_A_TIME = 8
-REFERRED = ("configmaps",)
+REFERRED = ("configmaps", "secrets")
 """What processes may refer to."""
 
 
@@ -53,7 +53,7 @@ def test_programs_may_do_exactly_what_their_roles_list(api: RawApi) -> None:
 
 
 @pytest.mark.needs(Capability.RBAC)
-def test_the_gateway_reads_config_maps_only_in_namespaces_with_the_component(api: RawApi) -> None:
+def test_the_gateway_reads_config_maps_and_secrets_only_in_namespaces_with_the_component(api: RawApi) -> None:
     Kube(api, SYSTEM_NAMESPACE).create_namespace()
     install(api, rbac())
     named, other = (Kube(api, f"references-{secrets.token_hex(4)}").create_namespace().namespace for _ in range(2))

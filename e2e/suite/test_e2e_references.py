@@ -1,16 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Values of ConfigMaps on devices, and a rollout whose values are not there."""
+"""Values of ConfigMaps and Secrets on devices, and a rollout whose values are not there."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
+import secrets
+import stat
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from contract.rawapi import RawApi
 
 from e2e.clusters.cluster import Capability
 from e2e.release.manifests import COMPONENTS, install, read
+from e2e.stack.ctl import Ctl
 from e2e.stack.kube import DEPLOYMENTS, Kube, accepted, conditions
 from e2e.stack.manifests import deployment
 from e2e.stack.server import Server
@@ -30,11 +37,12 @@ STEADY_S = 3.0
 
 @pytest.fixture
 def gateway(stack: Stack, kube: Kube, api: RawApi) -> Iterator[Server]:
-    """The only gateway, which may read the ConfigMaps of the test's namespace."""
+    """The only gateway, which may read ConfigMaps and Secrets of the test's namespace, as if behind a proxy."""
     role = read(COMPONENTS / "references")
     install(api, ({**each, "metadata": each["metadata"] | {"namespace": kube.namespace}} for each in role))
     stack.gateway.program.stop()
-    server = stack.new_gateway("gateway-references", f"--references-namespace={kube.namespace}")
+    flags = (f"--references-namespace={kube.namespace}", "--tls-terminated")
+    server = stack.new_gateway("gateway-references", *flags)
     server.start()
     try:
         server.wait_ready()
@@ -120,3 +128,93 @@ def test_a_rollout_offers_no_device_but_the_first_what_the_namespace_lacks(
     )
     await_ready(kube, devices)
     assert {argv_of(pid)[-1] for pid in after.values() if pid} == {"--level=info"}
+
+
+PASSWORD = {"name": "PASSWORD", "valueFrom": {"secretKeyRef": {"name": "login", "key": "password"}}}
+KINDS = (
+    "apis/azure.com/v1alpha1/{}/networkswitches",
+    "apis/azure.com/v1alpha1/{}/deviceprocesses",
+    "apis/azure.com/v1alpha1/{}/deviceprocessdeployments",
+    "apis/apps/v1/{}/controllerrevisions",
+    "apis/events.k8s.io/v1/{}/events",
+    "apis/coordination.k8s.io/v1/{}/leases",
+    "api/v1/{}/configmaps",
+)
+
+
+def forms(text: str) -> tuple[bytes, ...]:
+    """Return *text*, and what could stand for it without being it."""
+    raw = text.encode()
+    made = [hashlib.new(name, raw, usedforsecurity=False).digest() for name in ("sha256", "sha1", "md5")]
+    encoded = [base64.b64encode(each).rstrip(b"=") for each in (raw, *made)]
+    return (raw, *encoded, *(each.hex().encode() for each in made))
+
+
+def test_a_secret_is_in_the_process_and_in_files_of_the_agents_user_alone(
+    fleet: AgentFleet, kube: Kube, api: RawApi, stack: Stack, gateway: Server
+) -> None:
+    marker = f"hunter2-{secrets.token_hex(8)}"
+    found = forms(marker)
+    path = f"/api/v1/namespaces/{kube.namespace}/secrets"
+    metadata = {"name": "login", "labels": DELIVERED}
+    data = {"password": base64.b64encode(marker.encode()).decode()}
+    accepted(api.post(path, {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": data}))
+    (device,) = power_on(fleet, gateway, 1)
+    spec = shell("sleep infinity & wait", "--of=$(USER_NAME)")
+    url = {"name": "URL", "value": "https://u:$(PASSWORD)@host"}
+    env = [PASSWORD, url, {"name": "USER_NAME", "value": "u"}]
+    spec["execution"] |= {"env": env, "expandVariables": True}
+    kube.apply(deployment("agent", spec))
+    pid = await_ready(kube, [device])[device]["status"]["pid"]
+    environment = environment_of(pid)
+    assert (environment["PASSWORD"], environment["URL"]) == (marker, f"https://u:{marker}@host")
+
+    ctl = Ctl(stack.cluster.kubeconfig, kube.namespace)
+    manifest = json.dumps(deployment("agent", spec | {"restartPolicy": "OnFailure"}))
+    said = {
+        "render": ctl("render", "agent", device),
+        "explain": ctl("explain", device),
+        "plan": ctl("plan", "-f", "-", text=manifest),
+        "agent status": json.dumps(fleet.agent(device).status()),
+        "metrics": gateway.metrics(),
+    }
+    assert "(of secret/login key password)" in said["render"]
+    accepted(api.patch(f"{path}/login", {"data": {"password": base64.b64encode(b"another").decode()}}))
+    eventually(
+        lambda: conditions(kube.processes()[device]).get("ValuesOutdated", {}).get("status"),
+        lambda status: status == "True",
+        what="the process says that it runs with the older value",
+    )
+    for collection in KINDS:
+        said[collection] = json.dumps(accepted(api.get("/" + collection.format(f"namespaces/{kube.namespace}"))))
+    shown = {name: [form for form in found if form in text.encode()] for name, text in said.items()}
+    assert not any(shown.values()), shown
+    arguments = [each.read_bytes() for each in Path("/proc").glob("[0-9]*/cmdline") if _readable(each)]
+    assert not [each for each in arguments if any(form in each for form in found)]
+    files = {
+        each: stat.S_IMODE(each.stat().st_mode)
+        for each in stack.workdir.rglob("*")
+        if each.is_file() and any(form in each.read_bytes() for form in found)
+    }
+    assert files, "the agent keeps what it starts processes with"
+    assert all(mode == 0o600 and each.is_relative_to(fleet.agent(device).state_dir) for each, mode in files.items())
+
+
+def _readable(path: Path) -> bool:
+    try:
+        return bool(path.read_bytes())
+    except OSError:
+        return False
+
+
+def test_a_secret_in_an_argument_is_an_invalid_spec(fleet: AgentFleet, kube: Kube, gateway: Server) -> None:
+    power_on(fleet, gateway, 1)
+    spec = shell("sleep infinity & wait", "--password=$(PASSWORD)")
+    spec["execution"] |= {"env": [PASSWORD], "expandVariables": True}
+    kube.apply(deployment("agent", spec))
+    eventually(
+        lambda: conditions(kube.deployment("agent")).get("Progressing", {}),
+        lambda said: said.get("reason") == "InvalidSpec" and "args[3] names the secret" in said.get("message", ""),
+        what="the deployment says that its arguments would show a Secret",
+    )
+    assert kube.processes() == {}

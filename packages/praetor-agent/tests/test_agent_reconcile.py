@@ -1011,6 +1011,12 @@ def test_a_value_that_returns_and_one_of_another_version_are_not_outdated() -> N
         assert observations(wanted(desired), known, observed(running()), {}, 100.0)[UID].values_outdated is None
 
 
+def test_values_under_a_new_key_of_the_gateways_are_not_outdated() -> None:
+    known = {UID: record(with_values(RACK="r1"))}
+    digested = replace(with_values(RACK="r1"), values_hash="hmac-sha256:by-a-new-key")
+    assert observations(wanted(digested), known, observed(running()), {}, 100.0)[UID].values_outdated is None
+
+
 def test_a_device_whose_value_is_missing_runs_on_and_restarts_with_what_it_had() -> None:
     bad = InvalidItem(uid=UID, namespace="net", name="fw", spec_hash="", faults=(Fault("spec", "is required"),))
     known = record(with_values(RACK="r1"))

@@ -102,6 +102,12 @@ FIELDS = "fieldPath is metadata.name, metadata.namespace, .* write one of them"
         pytest.param(from_field("spec.managementAddress"), None, id="address"),
         pytest.param(from_field("status.facts['os']"), None, id="fact"),
         pytest.param({"name": "A", "valueFrom": {"configMapKeyRef": LEVEL}}, None, id="config-map"),
+        pytest.param({"name": "A", "valueFrom": {"secretKeyRef": LEVEL}}, None, id="secret"),
+        pytest.param(
+            {"name": "A", "valueFrom": {"secretKeyRef": LEVEL, "configMapKeyRef": LEVEL}},
+            "names one source",
+            id="secret-and-config-map",
+        ),
         pytest.param(from_field("metadata.uid"), FIELDS, id="another-field"),
         pytest.param(from_field("metadata.labels.rack"), FIELDS, id="label-without-brackets"),
         pytest.param(from_field("metadata.labels['a b']"), FIELDS, id="no-key-of-a-label"),

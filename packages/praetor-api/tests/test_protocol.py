@@ -122,6 +122,11 @@ def test_each_newer_field_of_an_item_says_whether_an_older_agent_may_ignore_it()
             {"values.v1", "references.v1"},
             id="a-config-map",
         ),
+        pytest.param(
+            {"execution": {"env": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "a", "key": "b"}}}]}},
+            {"values.v1", "secrets.v1"},
+            id="a-secret",
+        ),
         pytest.param({"execution": {"env": [{"name": "A"}, {"valueFrom": {}}]}}, {"values.v1"}, id="a-reference"),
         pytest.param({"execution": {"env": [{"name": "A", "value": "x"}, 3]}}, set(), id="plain-variables"),
         pytest.param({"execution": "nonsense"}, set(), id="no-object"),

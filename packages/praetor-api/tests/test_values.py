@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from praetor_api.spec import Backend, EnvVar, Execution, ProcessSpec
 from praetor_api.values import (
+    EXPOSED,
     MAX_TEXT,
     MAX_TEXTS,
     DeviceFields,
@@ -20,6 +21,7 @@ from praetor_api.values import (
     Source,
     Unusable,
     expanded,
+    exposed_secret,
     lacks_an_object,
     references_of,
     resolve,
@@ -309,3 +311,34 @@ def test_the_digest_of_values_shows_neither_them_nor_the_key() -> None:
     assert keyed.digest != Resolved({"A": "x"}, key=b"other").digest
     assert keyed.digest == Resolved({"A": "x"}, key=b"secret").digest
     assert "x" not in repr(Resolved({"A": "x"}, key=b"x")).replace("missing", "")
+
+
+PASSWORD = {"name": "PASSWORD", "valueFrom": {"secretKeyRef": {"name": "login", "key": "password"}}}
+
+
+@pytest.mark.parametrize(
+    ("env", "fields", "where"),
+    [
+        pytest.param([PASSWORD], {"args": ["-p", "$(PASSWORD)"]}, "args[1]", id="args"),
+        pytest.param([PASSWORD], {"command": ["a", "x=$(PASSWORD)y"]}, "command[1]", id="command"),
+        pytest.param(
+            [PASSWORD, {"name": "URL", "value": "u:$(PASSWORD)@h"}, {"name": "MORE", "value": "<$(URL)>"}],
+            {"args": ["$(MORE)"]},
+            "args[0]",
+            id="expanded-twice",
+        ),
+        pytest.param([PASSWORD], {"args": ["$$(PASSWORD)", "$PASSWORD"]}, "", id="escaped"),
+        pytest.param([PASSWORD], {"args": ["$(OTHER)"]}, "", id="another"),
+        pytest.param([PASSWORD], {"args": ["$(PASSWORD)"], "expandVariables": False}, "", id="not-expanded"),
+        pytest.param(
+            [{"name": "URL", "value": "u:$(PASSWORD)@h"}, PASSWORD], {"args": ["$(URL)"]}, "", id="before-the-secret"
+        ),
+        pytest.param([PASSWORD], {"args": [3, None, "$(" * 9]}, "", id="nonsense"),
+    ],
+)
+def test_a_secret_in_an_argument_is_found(env: list[Any], fields: dict[str, Any], where: str) -> None:
+    spec = {"execution": {"env": env, "expandVariables": True, **fields}}
+    found = exposed_secret(spec)
+    assert found.startswith(f"spec.execution.{where} names the secret variable ") if where else found == ""
+    kinds = {each.source.kind for each in references_of(spec) if each.source is not None}
+    assert kinds == ({EXPOSED} if where else {"secret"})

@@ -11,6 +11,7 @@ from attrs import evolve
 from controller_testing import START, deployment, device, process, snapshot, template
 from praetor_api.kube.objects import FailurePolicy, StrategyType, Wave
 from praetor_controller.model.actions import Create, Update
+from praetor_controller.model.projection import project_deployment
 from praetor_controller.model.rows import DeviceRow, ProcessRow, StoredStatus
 from praetor_controller.rollout.planner import plan
 from praetor_controller.rollout.reasons import Reason, ReasonCode
@@ -127,3 +128,14 @@ def test_what_one_device_says_of_all_is_not_planned_device_by_device() -> None:
     rows = [given("a", "v2", LACKS), given("b", "v1"), given("c", "v1")]
     assert planned(rows).aggregate is None
     assert planned([given(name, "v2") for name in "abc"]).aggregate is not None
+
+
+def test_a_secret_in_an_argument_is_a_fault_of_the_deployment() -> None:
+    env = [{"name": "PASSWORD", "valueFrom": {"secretKeyRef": {"name": "login", "key": "password"}}}]
+    execution = {"backend": "process", "command": ["/a"], "args": ["$(PASSWORD)"], "env": env, "expandVariables": True}
+    spec = {"selector": {}, "template": {"spec": {"execution": execution}}}
+    stored = {"metadata": {"name": "tel", "namespace": "lab", "uid": "u"}, "spec": spec}
+    fault = project_deployment(stored).fault
+    assert fault.startswith("spec.template.spec.execution.args[0] names the secret variable PASSWORD, and everyone")
+    execution["expandVariables"] = False
+    assert project_deployment(stored).fault == ""

@@ -11,7 +11,7 @@ import yaml
 
 from ctl_testing import Lab
 from praetor_api.kube.client.errors import Forbidden
-from praetor_api.kube.client.resource import CONFIG_MAPS, DEVICES
+from praetor_api.kube.client.resource import CONFIG_MAPS, DEVICES, SECRETS
 from praetor_api.spec import DeviceKind
 
 ESCAPE = "\x1b[31mred"
@@ -153,3 +153,15 @@ def test_a_device_of_another_kind_is_rendered_by_its_own_name(name: str) -> None
     ran = lab.run("render", "tel", name, "-o", "json")
     assert json.loads(ran.stdout)["env"]["DEVICE"] == "card-1"
     assert "does not select" in ran.stderr
+
+
+def test_secrets_are_neither_read_nor_shown() -> None:
+    password = {"name": "PASSWORD", "valueFrom": {"secretKeyRef": {"name": "login", "key": "password"}}}
+    env = [password, {"name": "URL", "value": "u:$(PASSWORD)@h"}]
+    lab = lab_with({"backend": "process", "command": ["/opt/tel"], "env": env, "expandVariables": True})
+    lab.put(SECRETS, "login", {"labels": {"azure.com/deliver": "true"}}, data={"password": "aHVudGVyMg=="})
+    lab.kube.requests.clear()
+    ran = lab.run("render", "tel", "leaf-1", "-o", "json")
+    said = "(of secret/login key password)"
+    assert json.loads(ran.stdout)["env"] == {"PASSWORD": said, "URL": f"u:{said}@h"}
+    assert [each for each in lab.kube.requests if each.resource == SECRETS] == []

@@ -96,6 +96,7 @@ class AsgiClient:
 
     app: ASGIApp
     token: str | None = SHARED_TOKEN
+    scheme: str = "http"
 
     async def get(self, path: str, **headers: str) -> Answer:
         """GET *path*; a header's name has `_` for `-`."""
@@ -130,7 +131,7 @@ class AsgiClient:
             "asgi": {"version": "3.0"},
             "http_version": "1.1",
             "method": method,
-            "scheme": "http",
+            "scheme": self.scheme,
             "path": raw_path.replace("%2f", "/").replace("%2d", "-"),
             "raw_path": raw_path.encode(),
             "query_string": query.encode(),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""References to one key of a ConfigMap or Secret, in a process spec."""
+"""References to one key of a ConfigMap or a Secret, in a process spec."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from typing import Annotated, Optional
 
 from praetor_api.constraints import CelRule, Constraint
 
-__all__ = ["REFERENCES_FEATURE", "VALUE_FROM_RULES", "ConfigMapKeyRef"]
+__all__ = ["REFERENCES_FEATURE", "SECRETS_FEATURE", "VALUE_FROM_RULES", "ConfigMapKeyRef", "SecretKeyRef"]
 
 REFERENCES_FEATURE = "references.v1"
 """What an agent must know to get a spec that refers to ConfigMaps: another cannot read it."""
+
+SECRETS_FEATURE = "secrets.v1"
+"""What an agent must know to get values of Secrets: it keeps them in files that its own user alone may read."""
 
 _OBJECT_NAME = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
 _KEY = r"^[-._a-zA-Z0-9]+$"
@@ -42,10 +45,28 @@ class ConfigMapKeyRef:
     optional: _Optional = None
 
 
+@dataclass(frozen=True)
+class SecretKeyRef:
+    """A key of a Secret in the process's own namespace."""
+
+    name: Annotated[
+        str,
+        Constraint(
+            doc='Name of the Secret, which has the label azure.com/deliver: "true".',
+            min_length=1,
+            max_length=253,
+            pattern=_OBJECT_NAME,
+        ),
+    ]
+    key: Annotated[str, Constraint(doc="Key in its data.", min_length=1, max_length=253, pattern=_KEY)]
+    optional: _Optional = None
+
+
 VALUE_FROM_RULES = (
     CelRule(
-        expression="has(self.deviceFieldRef) != has(self.configMapKeyRef)",
-        message="a valueFrom names one source; write either deviceFieldRef or configMapKeyRef",
+        expression="(has(self.deviceFieldRef) ? 1 : 0) + (has(self.configMapKeyRef) ? 1 : 0) + "
+        "(has(self.secretKeyRef) ? 1 : 0) == 1",
+        message="a valueFrom names one source; write one of deviceFieldRef, configMapKeyRef and secretKeyRef",
     ),
 )
 """Rules over the source of one variable."""

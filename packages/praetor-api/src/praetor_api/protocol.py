@@ -17,7 +17,7 @@ from typing import Annotated, Any, TypeAlias, get_args
 
 from praetor_api.constraints import Constraint
 from praetor_api.files import FILES_FEATURE
-from praetor_api.keyrefs import REFERENCES_FEATURE
+from praetor_api.keyrefs import REFERENCES_FEATURE, SECRETS_FEATURE
 from praetor_api.spec import CONTAINER_FEATURE, PROBES_FEATURE, REBOOT_FEATURE, VALUES_FEATURE, ProcessSpec
 from praetor_api.wire import Fault, WireError, clean_text, read, wire_fields
 
@@ -83,7 +83,15 @@ HEARTBEAT_JITTER = 0.1
 """Share of the interval by which an agent moves each heartbeat, so that a fleet does not report in step."""
 
 AGENT_FEATURES = frozenset(
-    {CONTAINER_FEATURE, FILES_FEATURE, PROBES_FEATURE, REBOOT_FEATURE, REFERENCES_FEATURE, VALUES_FEATURE}
+    {
+        CONTAINER_FEATURE,
+        FILES_FEATURE,
+        PROBES_FEATURE,
+        REBOOT_FEATURE,
+        REFERENCES_FEATURE,
+        SECRETS_FEATURE,
+        VALUES_FEATURE,
+    }
 )
 """The features that an agent of this version knows."""
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from praetor_api.constraints import CelRule, Constraint
 from praetor_api.files import FILES_FEATURE, File
-from praetor_api.keyrefs import REFERENCES_FEATURE, ConfigMapKeyRef
+from praetor_api.keyrefs import REFERENCES_FEATURE, SECRETS_FEATURE, ConfigMapKeyRef, SecretKeyRef
 
 __all__ = [
     "CONTAINER_FEATURE",
@@ -220,6 +220,14 @@ class ValueFrom:
     config_map_key_ref: Annotated[
         ConfigMapKeyRef | None,
         Constraint(doc="A key of a ConfigMap in the process's own namespace.", feature=REFERENCES_FEATURE),
+    ] = None
+    secret_key_ref: Annotated[
+        SecretKeyRef | None,
+        Constraint(
+            doc="A key of a Secret in the process's own namespace. It is given over TLS only, to a device with a token "
+            "of its own; command and args cannot have it.",
+            feature=SECRETS_FEATURE,
+        ),
     ] = None
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ from praetor_api.spec import FIELD_PATH, Execution
 
 __all__ = [
     "CONFIG_MAP",
+    "EXPOSED",
     "MAX_TEXT",
     "MAX_TEXTS",
     "MAX_VALUE",
@@ -31,6 +32,7 @@ __all__ = [
     "Started",
     "Unusable",
     "expanded",
+    "exposed_secret",
     "lacks_an_object",
     "missing_references",
     "references_of",
@@ -47,8 +49,9 @@ MAX_TEXTS = 1_048_576
 MAX_VALUE = 32_768
 """Longest value of a reference, in characters: as long as one that stands in the spec."""
 
-CONFIG_MAP, SECRET = "configmap", "secret"
-_KEY_REFS = {"configMapKeyRef": CONFIG_MAP}
+CONFIG_MAP, SECRET, EXPOSED = "configmap", "secret", "exposed"
+"""Kinds of sources; EXPOSED stands for the references of a spec that would show a Secret, which its name says."""
+_KEY_REFS = {"configMapKeyRef": CONFIG_MAP, "secretKeyRef": SECRET}
 
 _REFERENCE = re.compile(r"\$(?:\$|\(([^)]*)\))")
 _FIELD_PATH = re.compile(FIELD_PATH)
@@ -136,12 +139,54 @@ class Resolved:
 
 
 def references_of(spec: Mapping[str, Any]) -> tuple[Reference, ...]:
-    """Return the references in *spec*, a process spec as it is stored; CRDs without CEL let anything be stored."""
+    """Return the references in *spec*, a process spec as it is stored; CRDs without CEL let anything be stored.
+
+    Of a spec that would show a Secret in its arguments it is one reference alone, to an EXPOSED source.
+    """
     execution = spec.get("execution")
     env = execution.get("env") if isinstance(execution, Mapping) else None
-    return tuple(
+    found = tuple(
         _reference(each) for each in env or () if isinstance(each, Mapping) and each.get("valueFrom") is not None
     )
+    if any(each.source is not None and each.source.kind == SECRET for each in found) and (why := exposed_secret(spec)):
+        return (Reference("", why, source=Source(EXPOSED, why, "")),)
+    return found
+
+
+def exposed_secret(spec: Mapping[str, Any]) -> str:
+    """Return where *spec*, as it is stored, would show a Secret to all users of the device; empty if nowhere.
+
+    The arguments of a process can be read by everyone, unlike its environment. A variable that a secret one is
+    expanded into is secret, too.
+    """
+    execution = spec.get("execution")
+    if not isinstance(execution, Mapping) or execution.get("expandVariables") is not True:
+        return ""
+    secret: set[str] = set()
+    for variable in execution.get("env") or ():
+        if not isinstance(variable, Mapping):
+            continue
+        source = variable.get("valueFrom")
+        named = set(_named(variable.get("value"))) if source is None else set()
+        if named & secret or (isinstance(source, Mapping) and source.get("secretKeyRef") is not None):
+            secret.add(str(variable.get("name")))
+    for field_name in ("command", "args"):
+        for index, word in enumerate(execution.get(field_name) or ()):
+            for name in _named(word):
+                if name in secret:
+                    return (
+                        f"spec.execution.{field_name}[{index}] names the secret variable {name}, and everyone on the "
+                        "device can read arguments; have the program read its environment"
+                    )
+    return ""
+
+
+def _named(text: object) -> Iterator[str]:
+    """Yield the names of the variables that *text* refers to."""
+    if isinstance(text, str) and "$(" in text:
+        for match in _REFERENCE.finditer(text, 0, text.rfind(")") + 1):
+            if match.group(1) is not None:
+                yield match.group(1)
 
 
 def _reference(variable: Mapping[str, Any]) -> Reference:

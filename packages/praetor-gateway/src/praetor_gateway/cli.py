@@ -104,7 +104,7 @@ _FILE = click.Path(path_type=Path)
     "--references-namespace",
     "references_namespaces",
     multiple=True,
-    help='Namespace whose processes may refer to ConfigMaps with the label azure.com/deliver: "true". Repeatable; '
+    help="Namespace whose processes may refer to ConfigMaps and Secrets with the label azure.com/deliver. Repeatable; "
     "needs deploy/components/references there.",
 )
 @click.option("--lease-namespace", default=None, help="Namespace of the Lease.  [default: the pod's, or default]")
@@ -140,6 +140,11 @@ _FILE = click.Path(path_type=Path)
 @kubeconfig_options()
 @click.option("--tls-cert", type=_FILE, default=None, help="Path of the certificate (PEM), to serve devices over TLS.")
 @click.option("--tls-key", type=_FILE, default=None, help="Path of its key (PEM).")
+@click.option(
+    "--tls-terminated",
+    is_flag=True,
+    help="Give Secrets over plain connections, too: all of them come from a proxy that ends TLS.",
+)
 @click.option(
     "--shutdown-timeout",
     "shutdown_timeout_s",

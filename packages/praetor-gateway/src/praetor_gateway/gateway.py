@@ -23,6 +23,7 @@ from praetor_api.kube.runtime.informer import Informer
 from praetor_api.kube.runtime.limiter import TokenBucket
 from praetor_api.kube.runtime.tracing import NO_TRACER, Tracer
 from praetor_api.names import DEVICE_BINDINGS, GATEWAY_LEASE
+from praetor_api.tokens import TokenVerifier
 from praetor_gateway.fleet.devices import DeviceIndex
 from praetor_gateway.fleet.judges import JudgeLease
 from praetor_gateway.fleet.references import ReferenceStore
@@ -168,6 +169,7 @@ class Gateway:
         self._bindings = BindingStore(api, key, self._fleet, clock, self._is_fresh)
         verifier = load_verifier(settings.credentials) if settings.credentials is not None else None
         self._authenticator = DeviceAuthenticator(verifier, self.metrics.auth)
+        store.set_key(self._authenticator.digest_key)
         self._followers = tuple(self._make_followers(clock))
         self._api = self._device_api()
         self.app = DeviceApp(
@@ -306,10 +308,14 @@ class Gateway:
         if credentials is not None:
             read = partial(load_verifier, credentials)
             what = "device credentials"
-            yield CredentialFollower(what, read, self._authenticator.replace, clock, failures(what))
+            yield CredentialFollower(what, read, self._replace_verifier, clock, failures(what))
         if peers is not None:
             what = "peer secrets"
             yield CredentialFollower(what, peers.read, self.peer_secrets.replace, clock, failures(what))
+
+    def _replace_verifier(self, verifier: TokenVerifier) -> None:
+        self._authenticator.replace(verifier)
+        self._fleet.references.set_key(self._authenticator.digest_key)
 
     def _device_api(self) -> DeviceApi:
         reports = ReportHandler(self._fleet, self._pending, self._liveness, self._clock, self._traces)
@@ -325,6 +331,7 @@ class Gateway:
             is_synced=self.is_synced,
             is_overloaded=lambda: self._pace.overloaded,
             count=self.metrics.request,
+            tls_terminated=self._settings.tls_terminated,
         )
 
     def _make_informers(self, api: KubeApi, projection: Projection) -> Iterator[Informer[Any]]:

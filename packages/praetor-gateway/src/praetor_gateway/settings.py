@@ -58,7 +58,8 @@ class GatewaySettings:
     *credentials* None: `--insecure`. *namespaces* empty: all. *heartbeat_s*: the interval that devices are asked to
     report in, and *max_heartbeat_s* the longest one under load. *stale_multiplier*: silent heartbeats after which a
     device is disconnected. *identity*: holder of the Lease and reporting instance of events; it differs between
-    processes. *peers* None: the only replica. *references_namespaces*: where processes may refer to ConfigMaps.
+    processes. *peers* None: the only replica. *references_namespaces*: where processes may refer to ConfigMaps
+    and Secrets. *tls_terminated*: plain connections come from a proxy that ends TLS alone.
     """
 
     addr: BindAddress
@@ -86,6 +87,7 @@ class GatewaySettings:
     peers: PeerSettings | None = None
     tracing: bool = False
     references_namespaces: tuple[str, ...] = ()
+    tls_terminated: bool = False
 
     @property
     def stale_s(self) -> float:

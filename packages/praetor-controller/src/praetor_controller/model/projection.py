@@ -32,6 +32,7 @@ from praetor_api.kube.objects import (
 )
 from praetor_api.names import device_reference
 from praetor_api.spec import CONTAINER_ONLY, ONE_CHECK, Backend, DeviceKind
+from praetor_api.values import exposed_secret
 from praetor_api.wire import clean_text
 from praetor_controller.errors import InvalidDeployment
 from praetor_controller.model.annotations import OWN_ANNOTATIONS, deployment_label, managed_keys
@@ -217,6 +218,8 @@ def _fault(policy: RolloutPolicy, process: Mapping[str, Any]) -> str:
     wrong = files_fault(files)
     if wrong is not None:
         return f"spec.template.spec.{wrong}"
+    if exposed := exposed_secret(process):
+        return f"spec.template.{exposed}"
     check = process.get("healthCheck")
     if check is not None and sum(check.get(kind) is not None for kind in ("exec", "httpGet", "tcpSocket")) != 1:
         return f"spec.template.spec.healthCheck: {ONE_CHECK}"

@@ -21,7 +21,7 @@ from praetor_api.kube.objects import Reported
 from praetor_api.spec import DeviceKind
 from praetor_api.values import DeviceFields, Resolved
 from praetor_gateway.fleet.order import following, supersedes
-from praetor_gateway.fleet.references import ReferenceStore
+from praetor_gateway.fleet.references import ReferenceStore, Refusal
 from praetor_gateway.fleet.rows import CachedProcess, CachedSwitch, Owner, Row, owner
 from praetor_gateway.fleet.session import DeviceSession
 
@@ -85,6 +85,8 @@ class DeclaredDevice:
     served: tuple[CachedProcess, ...] = field(default=(), init=False)
     """The processes that are served to it, sorted by name."""
     _etag: str | None = None
+    _limited: tuple[Refusal, str] | None = None
+    _secret: bool | None = None
 
     @property
     def namespace(self) -> str:
@@ -132,27 +134,43 @@ class DeclaredDevice:
 
     @property
     def etag(self) -> str:
-        """The ETag of its desired state."""
+        """The ETag of its desired state, with all values."""
         if self._etag is None:
             served = self.served
             self._etag = desired_etag(map(self._version, served)) if served else EMPTY_ETAG
         return self._etag
 
-    def _version(self, row: CachedProcess) -> ItemVersion:
+    def etag_for(self, access: Refusal | None) -> str:
+        """Return the ETag of its desired state on a connection; *access* is why no Secrets are sent there, None if any.
+
+        The last one is kept: a device that is asked for it again has the same kind of connection.
+        """
+        if access is None or not self._is_secret():
+            return self.etag
+        if self._limited is None or self._limited[0] is not access:
+            self._limited = access, desired_etag(self._version(row, access) for row in self.served)
+        return self._limited[1]
+
+    def _is_secret(self) -> bool:
+        if self._secret is None:
+            self._secret = any(self.references.is_secret(row) for row in self.served)
+        return self._secret
+
+    def _version(self, row: CachedProcess, access: Refusal | None = None) -> ItemVersion:
         if not row.features <= self.session.features:
             return row.withheld
         if not row.references:
             return row.version
-        resolved, version = self.resolved(row), row.version
+        resolved, version = self.resolved(row, access), row.version
         said = resolved.held or f"{version[4]} {resolved.digest}"
         return (*version[:4], said)
 
-    def resolved(self, row: CachedProcess) -> Resolved:
-        """Return the values of the references of *row*, which it serves.
+    def resolved(self, row: CachedProcess, access: Refusal | None = None) -> Resolved:
+        """Return the values of the references of *row*, which it serves, on a connection with *access*.
 
         Facts are those on record, so that all replicas serve the same.
         """
-        return self.references.resolve(row, self._fields)
+        return self.references.resolve(row, self._fields, access)
 
     def _fields(self) -> DeviceFields:
         switch = self.switch
@@ -170,7 +188,7 @@ class DeclaredDevice:
     def knows(self, features: frozenset[str]) -> None:
         """Record which *features* its agent names."""
         if features != self.session.features:
-            self.session.features, self._etag = features, None
+            self.session.features, self._etag, self._limited = features, None, None
 
     def put(self, row: Row) -> None:
         """Add *row*, or replace the one of the same key."""
@@ -198,7 +216,7 @@ class DeclaredDevice:
 
     def changed(self) -> None:
         """Drop what was derived from the rows, after they changed."""
-        self._etag = None
+        self._etag = self._limited = self._secret = None
         self.session.expect(row.uid for row in self.served)
         for row in self.served:
             if row.references:  # whether it is held, and why, is said with its next report

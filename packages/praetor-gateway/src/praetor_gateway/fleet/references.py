@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ConfigMaps that processes refer to: what they hold, and which processes a change of one concerns.
+"""The ConfigMaps and Secrets that processes refer to: what they hold, and which processes a change of one concerns.
 
 Values are resolved once for all processes of a namespace with the same references, and kept until an object changes.
 """
@@ -15,7 +15,7 @@ from attrs import define, field, frozen
 
 from praetor_api.kube.client.resource import Key
 from praetor_api.kube.delivered import DELIVERED, KINDS
-from praetor_api.values import MAX_TEXTS, DeviceFields, Reference, Resolved, Source, Unusable
+from praetor_api.values import EXPOSED, MAX_TEXTS, SECRET, DeviceFields, Reference, Resolved, Source, Unusable
 from praetor_api.values import resolve as resolve_references
 from praetor_gateway.fleet.rows import CachedProcess
 
@@ -26,14 +26,17 @@ Value = str | Unusable
 class Refusal(Enum):
     """Why a process is given no values, whatever is there: the word that begins the reason's detail."""
 
+    INVALID_SPEC = "InvalidSpec"
     NOT_ENABLED = "NotEnabled"
     NOT_READABLE = "NotReadable"
     TOO_LARGE = "TooLarge"
+    PLAIN_TEXT = "PlainText"
+    SHARED_TOKEN = "SharedToken"  # noqa: S105 - a reason
 
 
 @frozen
 class DeliveredObject:
-    """What a ConfigMap with the label holds: *values* by key. They are not shown in logs."""
+    """What a ConfigMap or Secret with the label holds: *values* by key. They are not shown in logs."""
 
     key: Key
     values: Mapping[str, Value] = field(repr=False)
@@ -58,6 +61,11 @@ class _Template:
     shared: Resolved | None = None
 
     @property
+    def secret(self) -> bool:
+        """Whether a Secret is among them, so that not every connection may carry their values."""
+        return any(source.kind == SECRET for source in self.sources)
+
+    @property
     def of_devices(self) -> bool:
         return len(self.sources) < len(self.references)
 
@@ -66,11 +74,13 @@ class _Template:
 class ReferenceStore:
     """The objects of the *namespaces* that the gateway may read, and the processes that refer to them.
 
-    *changed* is called with the keys of the processes that are concerned when an object changes.
+    *changed* is called with the keys of the processes that are concerned when an object changes. Values with a Secret
+    among them are digested with *key*.
     """
 
     namespaces: frozenset[str] = frozenset()
     changed: Callable[[Iterable[Key]], None] = lambda _: None
+    _key: bytes = field(default=b"", repr=False)
     _objects: dict[tuple[str, Key], Mapping[str, Value]] = field(factory=dict, init=False)
     _readable: set[tuple[str, str]] = field(factory=set, init=False)
     _templates: dict[tuple[str, int], _Template] = field(factory=dict, init=False)
@@ -102,6 +112,16 @@ class ReferenceStore:
             for each in tuple(self._templates.values())
             if each.namespace == namespace and any(source.kind == kind for source in each.sources)
         )
+
+    def set_key(self, key: bytes) -> None:
+        """Digest values of Secrets with *key* from now on."""
+        self._key = key
+        self._forget(each for each in tuple(self._templates.values()) if each.secret)
+
+    def is_secret(self, row: CachedProcess) -> bool:
+        """Return whether *row* refers to a Secret."""
+        template = self._templates.get((row.key.namespace, id(row.references))) if row.references else None
+        return template is not None and template.secret
 
     def _forget(self, templates: Iterable[_Template]) -> None:
         concerned: list[Key] = []
@@ -147,18 +167,25 @@ class ReferenceStore:
             if not self._naming[named]:
                 del self._naming[named]
 
-    def resolve(self, row: CachedProcess, fields: Callable[[], DeviceFields]) -> Resolved:
-        """Return the values of the references of *row*; *fields* returns what they may name of the device."""
+    def resolve(
+        self, row: CachedProcess, fields: Callable[[], DeviceFields], access: Refusal | None = None
+    ) -> Resolved:
+        """Return the values of the references of *row*; *fields* returns what they may name of the device.
+
+        *access* is why its connection may not carry values of Secrets; None if it may.
+        """
         template = self._templates.get((row.key.namespace, id(row.references)))
         if template is None:
             return resolve_references(row.references, fields())
         shared = template.shared
         if shared is None:
             shared = template.shared = self._shared(template)
+        if access is not None and not shared.refused and template.secret:
+            return Resolved({}, refused=access.value)
         if not template.of_devices or shared.refused:
             return shared
         own = resolve_references((each for each in row.references if each.source is None), fields())
-        return Resolved({**shared.values, **own.values}, (*own.missing, *shared.missing))
+        return Resolved({**shared.values, **own.values}, (*own.missing, *shared.missing), key=shared.key)
 
     def _shared(self, template: _Template) -> Resolved:
         refused = self._refusal(template)
@@ -168,10 +195,13 @@ class ReferenceStore:
         found = resolve_references(references, _IN_NO_DEVICE, lambda source: self._read(template.namespace, source))
         if sum(map(len, found.values.values())) > MAX_TEXTS:
             return Resolved({}, refused=f"{Refusal.TOO_LARGE.value} more than {MAX_TEXTS} characters")
-        return found
+        return Resolved(found.values, found.missing, key=self._key if template.secret else b"")
 
     def _refusal(self, template: _Template) -> str:
         namespace = template.namespace
+        for source in template.sources:
+            if source.kind == EXPOSED:
+                return f"{Refusal.INVALID_SPEC.value} {source.name.partition(',')[0]}"
         if namespace not in self.namespaces:
             return f"{Refusal.NOT_ENABLED.value} in {namespace}"
         for kind in dict.fromkeys(source.kind for source in template.sources):

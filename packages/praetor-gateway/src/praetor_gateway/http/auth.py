@@ -6,6 +6,7 @@ Fails closed: without a verifier nothing is admitted, unless the operator gave `
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Callable
 from enum import StrEnum
 from hmac import compare_digest
@@ -20,6 +21,9 @@ from praetor_api.tokens import TokenKind, TokenVerifier
 from praetor_gateway.fleet.session import DeviceSession
 
 T = TypeVar("T")
+
+DIGEST_OF_VALUES = b"values\0v1"
+"""What a device secret signs for the key of digests: no device has such a name, so that no token is that key."""
 
 RELOAD_S = 5.0
 """How often files of tokens are read again: they are small, and a revoked secret should not stay good for long."""
@@ -56,13 +60,28 @@ class DeviceAuthenticator:
         if self._verifier is not None:
             self._verifier = verifier
 
+    @property
+    def digest_key(self) -> bytes:
+        """The key of digests of Secrets: replicas with the same device secrets have the same, and no device has it.
+
+        Empty without device secrets: then no device is given a Secret.
+        """
+        secrets = self._verifier.secrets if self._verifier is not None else ()
+        return hmac.digest(secrets[0], DIGEST_OF_VALUES, "sha256") if secrets else b""
+
     def admits(self, device: str, token: bytes | None, epoch: int, session: DeviceSession | None = None) -> bool:
         """Return whether *token* is good for *device* in its credential *epoch*; a declared one has a *session*."""
+        return self.decide(device, token, epoch, session) is not TokenDecision.REFUSED
+
+    def decide(
+        self, device: str, token: bytes | None, epoch: int, session: DeviceSession | None = None
+    ) -> TokenDecision:
+        """Return how *token* admits *device* in its credential *epoch*, or REFUSED."""
         decision = TokenDecision.INSECURE
         if (verifier := self._verifier) is not None:
             decision = self._check(verifier, device, token or b"", epoch, session)
         self._count(decision)
-        return decision is not TokenDecision.REFUSED
+        return decision
 
     def _check(
         self, verifier: TokenVerifier, device: str, token: bytes, epoch: int, session: DeviceSession | None

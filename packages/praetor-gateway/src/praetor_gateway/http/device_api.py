@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from http import HTTPStatus
 
 from attrs import define, field
@@ -24,7 +25,8 @@ from praetor_api.wire import WireError, parse_json, write
 from praetor_gateway.errors import Problem
 from praetor_gateway.fleet.devices import EMPTY_ETAG, DeclaredDevice, DeviceIndex
 from praetor_gateway.fleet.order import Poll
-from praetor_gateway.http.auth import DeviceAuthenticator
+from praetor_gateway.fleet.references import Refusal
+from praetor_gateway.http.auth import DeviceAuthenticator, TokenDecision
 from praetor_gateway.http.desired import render
 from praetor_gateway.http.long_poll import LongPolls, Woken
 from praetor_gateway.http.rate_limit import RateLimit
@@ -59,6 +61,7 @@ class DeviceApi:
     """Answers devices, once *is_synced* returns that the fleet is known.
 
     Every device is asked to be heard every *interval* seconds, and waits at most *max_wait_s* seconds in a poll.
+    With *tls_terminated* a proxy before the gateway ends TLS, and plain connections come from it alone.
     While *is_overloaded*, every other new request is refused; polls that are held stay held.
     It may send *rate_per_s* requests a second to each endpoint in the long run, by the seconds of *monotonic*.
     *count* is called with the route and status of each answer.
@@ -75,6 +78,7 @@ class DeviceApi:
     _is_synced: Callable[[], bool] = field(kw_only=True)
     _is_overloaded: Callable[[], bool] = field(kw_only=True)
     _count: Callable[[str, int], None] = field(kw_only=True)
+    _tls_terminated: bool = field(default=False, kw_only=True)
     _rates: Mapping[str, RateLimit] = field(init=False)
     bodies: Bodies = field(factory=Bodies, init=False)
     _in_overload: int = field(default=0, init=False)
@@ -87,12 +91,12 @@ class DeviceApi:
         """Answer GET and HEAD of the desired state: 200, 304, or a 304 that is held as long as the client prefers."""
         head = read_head(scope)
         sent = read_poll(head.get(POLL), head.get(REPORTED))
-        device, poll = self._admit(name, head, scope["action"], sent)
+        device, poll, access = self._admit(name, head, scope, sent)
         if device is not None and poll is sent:
             device.knows(named_features(head))
         known = head.get(IF_NONE_MATCH)
         applied = 0
-        if known is not None and etag_matches(known.decode("latin-1"), _etag(device)):
+        if known is not None and etag_matches(known.decode("latin-1"), _etag(device, access)):
             if device is not None and known != b"*":
                 self._reports.fetched(device)
             resync = False
@@ -100,19 +104,21 @@ class DeviceApi:
                 resync = self._ask(device, poll)
                 applied = 0 if resync else preferred_wait(head, self._max_wait_s)
             if not applied:
-                await self._not_modified(send, device, applied, poll, resync=resync)
+                await self._not_modified(send, device, access, applied, poll, resync=resync)
                 return
-            before, scope[HELD] = _etag(device), True
-            if not await self._held(name, head, receive, self._until_compared(device, poll, applied)):
+            before, scope[HELD] = _etag(device, access), True
+            wait_s = self._until_compared(device, poll, applied)
+            woken, access = await self._held(name, head, scope, access, receive, wait_s)
+            if woken is Woken.GONE:
                 return
             device = self._not_held(self._fleet.device(name))
-            if _etag(device) == before:
+            if _etag(device, access) == before:
                 resync = self._ask(device, poll)
-                await self._not_modified(send, device, applied, poll, resync=resync)
+                await self._not_modified(send, device, access, applied, poll, resync=resync)
                 return
         if device is not None and scope["method"] == "GET":
             self._reports.fetched(device)  # before it is sent: it may act on it before we learn that it was sent
-        await self._send_desired(name, device, send, applied, poll)
+        await self._send_desired(name, device, access, send, applied, poll)
 
     def _ask(self, device: DeclaredDevice | None, poll: Poll | None) -> bool:
         """Return whether to ask a device that has its present desired state to report everything."""
@@ -126,37 +132,39 @@ class DeviceApi:
     async def report(self, name: str, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer POST of a report: 200 with the acknowledgement."""
         head = read_head(scope)
-        device, _ = self._admit(name, head, scope["action"])
+        device, _, access = self._admit(name, head, scope)
         body = await read_body(head, receive, self.bodies)
         report, observations, rejected = _read(body)
         resync = False
         if device is not None:
-            rejected += self._reports.report(device, report, observations)
+            rejected += self._reports.report(device, report, observations, access)
             resync = bool(device.session.unreported)
         self._count("report", HTTPStatus.OK)
-        await self._acknowledge(send, device, resync, rejected)
+        await self._acknowledge(send, device, access, resync, rejected)
 
     async def connect(self, name: str, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer POST of connect, a heartbeat without a report."""
         head = read_head(scope)
-        device, _ = self._admit(name, head, scope["action"])
+        device, _, access = self._admit(name, head, scope)
         await read_body(head, receive, self.bodies)
         self._count("connect", HTTPStatus.OK)
-        await self._acknowledge(send, device, device is not None and bool(device.session.unreported), ())
+        resync = device is not None and bool(device.session.unreported)
+        await self._acknowledge(send, device, access, resync, ())
 
     def _admit(
-        self, name: str, head: RequestHead, action: str, poll: Poll | None = None
-    ) -> tuple[DeclaredDevice | None, Poll | None]:
+        self, name: str, head: RequestHead, scope: Scope, poll: Poll | None = None
+    ) -> tuple[DeclaredDevice | None, Poll | None, Refusal | None]:
         """Return the device behind a valid token, which counts as heard; None when it is not declared.
 
-        A *poll* that says which one it is counts only if it is new; it is returned if it does.
+        A *poll* that says which one it is counts only if it is new; it is returned if it does. The last one is why the
+        connection carries no values of Secrets, None if it may.
 
         Raises Problem (503, 401, 429, 409).
         """
         if not self._is_synced():  # an empty answer would stop what runs, and the credential epoch is not known either
             detail = "the gateway does not know the desired state yet"
             raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers={"retry-after": "1"})
-        self._authenticate(name, head)
+        access = self._authenticate(name, head, scope)
         device = self._fleet.device(name)
         if device is not None:
             counts = True
@@ -166,13 +174,15 @@ class DeviceApi:
                 poll, counts = None, False
             if counts and FEATURES in head:  # what is repeated may be of an earlier agent
                 device.knows(named_features(head))
-        wait_s = self._rates[action].spend(name, self._monotonic())  # after the token: no one spends what is another's
+        wait_s = self._rates[scope["action"]].spend(
+            name, self._monotonic()
+        )  # after the token: no one spends what is another's
         if wait_s > 0:
             detail = "the device asks too often; wait as long as Retry-After says"
             raise Problem(HTTPStatus.TOO_MANY_REQUESTS, detail, headers={"retry-after": str(int(wait_s) + 1)})
         if self._is_overloaded():
             self._shed()
-        return self._not_held(device), poll
+        return self._not_held(device), poll, access
 
     def _shed(self) -> None:
         """Raise Problem (503) for every other request; the device is known to live by now."""
@@ -182,13 +192,20 @@ class DeviceApi:
             detail = "the gateway is overloaded; wait as long as Retry-After says"
             raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers={"retry-after": str(wait_s)})
 
-    def _authenticate(self, name: str, head: RequestHead) -> None:
-        """Raise Problem (401) if the token is not valid for the device by what is known at this moment."""
+    def _authenticate(self, name: str, head: RequestHead, scope: Scope) -> Refusal | None:
+        """Return why the connection carries no values of Secrets, None if it may: others could read them.
+
+        Raises Problem (401) if the token is not valid for the device by what is known at this moment.
+        """
         device = self._fleet.device(name)
         session = device.session if device is not None else None
-        if not self._authenticator.admits(name, head.get(TOKEN), self._fleet.epoch(name), session):
+        decision = self._authenticator.decide(name, head.get(TOKEN), self._fleet.epoch(name), session)
+        if decision is TokenDecision.REFUSED:
             detail = "the token is missing or not valid for this device"
             raise Problem(HTTPStatus.UNAUTHORIZED, detail, headers={"www-authenticate": "X-Device-Token"})
+        if not self._tls_terminated and scope["scheme"] != "https":
+            return Refusal.PLAIN_TEXT
+        return None if decision is TokenDecision.HMAC else Refusal.SHARED_TOKEN
 
     def _not_held(self, device: DeclaredDevice | None) -> DeclaredDevice | None:
         """Return *device*; raise Problem (409) if it is to keep what it runs."""
@@ -197,22 +214,31 @@ class DeviceApi:
             raise Problem(HTTPStatus.CONFLICT, detail)
         return device
 
-    async def _held(self, name: str, head: RequestHead, receive: Receive, wait_s: float) -> bool:
-        """Hold a 304 until the desired state differs or the time is up; False when the client went away.
+    async def _held(
+        self, name: str, head: RequestHead, scope: Scope, access: Refusal | None, receive: Receive, wait_s: float
+    ) -> tuple[Woken, Refusal | None]:
+        """Hold a 304 until the desired state differs or the time is up, or the client goes away; return which.
 
-        The token is checked again after each wait, for it may have been revoked meanwhile.
+        The token is checked again after each wait, for it may have been revoked meanwhile; *access* is returned as it
+        is then.
         """
         until = asyncio.get_running_loop().time() + wait_s
-        before = _etag(self._fleet.device(name))
+        before = _etag(self._fleet.device(name), access)
         woken = Woken.CHANGED
-        while woken is Woken.CHANGED and _etag(self._fleet.device(name)) == before:
+        while woken is Woken.CHANGED and _etag(self._fleet.device(name), access) == before:
             woken = await self._long_polls.wait(name, receive, until)
             if woken is not Woken.GONE:
-                self._authenticate(name, head)
-        return woken is not Woken.GONE
+                access = self._authenticate(name, head, scope)
+        return woken, access
 
     async def _send_desired(
-        self, name: str, device: DeclaredDevice | None, send: Send, applied: int, poll: Poll | None
+        self,
+        name: str,
+        device: DeclaredDevice | None,
+        access: Refusal | None,
+        send: Send,
+        applied: int,
+        poll: Poll | None,
     ) -> None:
         rows = () if device is None else device.served
         self._reports.served(rows)
@@ -220,15 +246,28 @@ class DeviceApi:
         if device is None:
             body = render(name, interval, rows)
         else:
-            body = render(name, interval, rows, device.session.features, device.resolved)
-        headers = [_JSON, _NO_STORE, (b"etag", _etag(device).encode()), (b"content-length", b"%d" % len(body))]
+            body = render(name, interval, rows, device.session.features, partial(device.resolved, access=access))
+        etag = _etag(device, access).encode()
+        headers = [_JSON, _NO_STORE, (b"etag", etag), (b"content-length", b"%d" % len(body))]
         self._count("desired", HTTPStatus.OK)
         await _send(send, HTTPStatus.OK, headers + _preference(applied) + self._terms(device, poll), body)
 
     async def _not_modified(
-        self, send: Send, device: DeclaredDevice | None, applied: int, poll: Poll | None, *, resync: bool
+        self,
+        send: Send,
+        device: DeclaredDevice | None,
+        access: Refusal | None,
+        applied: int,
+        poll: Poll | None,
+        *,
+        resync: bool,
     ) -> None:
-        headers = [_NO_STORE, (b"etag", _etag(device).encode()), *_preference(applied), *self._terms(device, poll)]
+        headers = [
+            _NO_STORE,
+            (b"etag", _etag(device, access).encode()),
+            *_preference(applied),
+            *self._terms(device, poll),
+        ]
         if resync:
             headers.append(_RESYNC)
         self._count("desired", HTTPStatus.NOT_MODIFIED)
@@ -246,9 +285,14 @@ class DeviceApi:
         return [(_INTERVAL, b"%d" % self._hand(device))] if poll is not None else []
 
     async def _acknowledge(
-        self, send: Send, device: DeclaredDevice | None, resync: bool, rejected: Sequence[Rejected]
+        self,
+        send: Send,
+        device: DeclaredDevice | None,
+        access: Refusal | None,
+        resync: bool,
+        rejected: Sequence[Rejected],
     ) -> None:
-        quoted = b'"\\"%b\\""' % _etag(device)[1:-1].encode()  # an ETag is hexadecimal between quotes
+        quoted = b'"\\"%b\\""' % _etag(device, access)[1:-1].encode()  # an ETag is hexadecimal between quotes
         terms = (quoted, self._hand(device), b"true" if resync else b"false")
         body = b'{"ack":true,"desiredETag":%b,"heartbeatIntervalSeconds":%d,"pollIsHeartbeat":true,"resync":%b}' % terms
         if rejected:
@@ -266,8 +310,8 @@ def _read(body: bytes) -> tuple[Report, tuple[Observation, ...], tuple[Rejected,
         raise Problem(HTTPStatus.BAD_REQUEST, "the body is not valid", faults=e.faults) from e
 
 
-def _etag(device: DeclaredDevice | None) -> str:
-    return EMPTY_ETAG if device is None else device.etag
+def _etag(device: DeclaredDevice | None, access: Refusal | None) -> str:
+    return EMPTY_ETAG if device is None else device.etag_for(access)
 
 
 def _preference(applied: int) -> list[tuple[bytes, bytes]]:

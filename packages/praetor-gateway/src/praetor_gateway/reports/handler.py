@@ -26,6 +26,7 @@ from praetor_gateway.fleet.order import (
     is_late,
     supersedes,
 )
+from praetor_gateway.fleet.references import Refusal
 from praetor_gateway.fleet.rows import CachedProcess
 from praetor_gateway.fleet.session import FACTS
 from praetor_gateway.liveness.tracker import LivenessTracker
@@ -118,9 +119,16 @@ class ReportHandler:
             self._traces.served(rows)
 
     def report(
-        self, device: DeclaredDevice, report: Report, observations: tuple[Observation, ...]
+        self,
+        device: DeclaredDevice,
+        report: Report,
+        observations: tuple[Observation, ...],
+        access: Refusal | None = None,
     ) -> tuple[Rejected, ...]:
-        """Take a report of *device*; return the observations that cannot be taken, and why."""
+        """Take a report of *device*; return the observations that cannot be taken, and why.
+
+        *access* is why its connection carries no values of Secrets, None if it may.
+        """
         session, now = device.session, self._clock.monotonic()
         goes_on = bool(report.boot_id) and device.superseded(report.boot_id)
         if goes_on and not session.goes_on(report.boot_id, now):
@@ -134,7 +142,7 @@ class ReportHandler:
         self._update_session(device, report, order)
         if order.boot_id and self._is_behind(device, _said(report, order)):
             session.request_all(now)
-        return tuple(self._rejected(device, observations, order)) if observations else ()
+        return tuple(self._rejected(device, observations, order, access)) if observations else ()
 
     def _update_session(self, device: DeclaredDevice, report: Report, order: ReportOrder) -> None:
         session, known = device.session, device.reported
@@ -192,14 +200,18 @@ class ReportHandler:
         return known if supersedes(known, pending) else following(known, pending)
 
     def _rejected(
-        self, device: DeclaredDevice, observations: tuple[Observation, ...], order: ReportOrder
+        self,
+        device: DeclaredDevice,
+        observations: tuple[Observation, ...],
+        order: ReportOrder,
+        access: Refusal | None,
     ) -> Iterator[Rejected]:
         for observation in observations:
-            reason = self._observe(device, observation, evolve(order, revision=observation.revision))
+            reason = self._observe(device, observation, evolve(order, revision=observation.revision), access)
             if reason:
                 yield Rejected(name=clean_text(observation.name), reason=reason)
 
-    def _observe(self, device: DeclaredDevice, seen: Observation, order: ReportOrder) -> str:
+    def _observe(self, device: DeclaredDevice, seen: Observation, order: ReportOrder, access: Refusal | None) -> str:
         """Take one observation; return why it cannot be taken, or nothing."""
         row = next((row for row in device.served if _is_meant(row, seen)), None)
         if row is None:
@@ -213,7 +225,7 @@ class ReportHandler:
         missing = row.features - device.session.features
         if missing:  # it was not sent the spec, so that this is no failure
             seen = replace(seen, update_held_message=too_old(missing), error_message=None)
-        elif row.references and (why := withholds(device.resolved(row))):
+        elif row.references and (why := withholds(device.resolved(row, access))):
             seen = replace(seen, update_held_message=why, error_message=None)
         known = self._known(row)
         if is_late(known, order):

@@ -202,6 +202,11 @@ _REMEDIES: Mapping[str, str] = {
     "--references-namespace",
     Refusal.NOT_READABLE.value: "apply deploy/components/references in that namespace",
     Refusal.TOO_LARGE.value: "refer to less",
+    Refusal.INVALID_SPEC.value: "everyone on the device can read arguments; have the program read its environment",
+    Refusal.PLAIN_TEXT.value: "Secrets are given over TLS only; start the gateway with --tls-cert, or with "
+    "--tls-terminated behind a proxy that ends TLS",
+    Refusal.SHARED_TOKEN.value: "Secrets are given to a device with a token of its own; give it one, see praetorctl "
+    "devices token",
 }
 _LACKS_OBJECT = (
     'its namespace has no such object with the label azure.com/deliver: "true", or no such key in it; until it has one '

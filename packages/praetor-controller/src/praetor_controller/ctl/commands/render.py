@@ -28,8 +28,8 @@ async def render(cluster: Cluster, deployment: str, device: str, output: str) ->
     """Show the command, arguments, environment and files that DEVICE gets from a deployment.
 
     References are resolved from the device and the ConfigMaps as they are stored now, and $(NAME) is expanded,
-    by the rules of the gateway and the agent. Nothing is written. What the device adds to the environment, such as PATH
-    and PRAETOR_FILES, is not shown.
+    by the rules of the gateway and the agent. Secrets are not read, and not shown. Nothing is written. What the device
+    adds to the environment, such as PATH and PRAETOR_FILES, is not shown.
     """
     stored = await cluster.api.get(DEVICE_PROCESS_DEPLOYMENTS, Key(cluster.namespace, deployment))
     found_device = await get_device(cluster, device)
@@ -45,7 +45,7 @@ async def render(cluster: Cluster, deployment: str, device: str, output: str) ->
         facts=row.facts or {},
     )
     references = references_of(spec)
-    objects = await read_objects(cluster, references)
+    objects = await read_objects(cluster, references, masks=True)
     for kind, name in sorted(objects.refused):
         warn(f"you may not read {kind}/{name}, so its values are not shown")
     found = resolve(references, fields, objects.read)

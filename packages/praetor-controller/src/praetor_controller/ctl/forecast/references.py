@@ -11,30 +11,47 @@ from attrs import frozen
 from praetor_api.kube.client.errors import Forbidden, NotFound
 from praetor_api.kube.client.resource import Key
 from praetor_api.kube.delivered import DELIVERED, KINDS, is_delivered
-from praetor_api.values import DeviceFields, Reference, Source, Unusable, missing_references, references_of, resolve
+from praetor_api.values import (
+    SECRET,
+    DeviceFields,
+    Reference,
+    Source,
+    Unusable,
+    missing_references,
+    references_of,
+    resolve,
+)
 from praetor_controller.ctl.cluster import Cluster
 
 
 @frozen
 class ReadObjects:
-    """The *values* of the objects that references name, by kind and name; those in *refused* the user may not read."""
+    """The *values* of the objects that references name, by kind and name; those in *refused* the user may not read.
+
+    With *masks* no Secret was read, and read() returns words in its place.
+    """
 
     values: Mapping[tuple[str, str], Mapping[str, str | Unusable]]
     refused: frozenset[tuple[str, str]]
+    masks: bool = False
 
     def read(self, source: Source) -> str | Unusable | None:
         """Return the value of *source*; for one that the user may not read, words that say so."""
+        if source.kind == SECRET and self.masks:
+            return f"(of {source})"
         if (source.kind, source.name) in self.refused:
             return f"(of {source}, which you may not read)"
         return self.values.get((source.kind, source.name), {}).get(source.key)
 
 
-async def read_objects(cluster: Cluster, references: Sequence[Reference]) -> ReadObjects:
-    """Read what *references* name, each object once."""
+async def read_objects(cluster: Cluster, references: Sequence[Reference], *, masks: bool = False) -> ReadObjects:
+    """Read what *references* name, each object once; with *masks* no Secrets."""
     values: dict[tuple[str, str], Mapping[str, str | Unusable]] = {}
     refused = set()
     for named in dict.fromkeys((each.source.kind, each.source.name) for each in references if each.source is not None):
         kind, name = named
+        if kind not in KINDS or (masks and kind == SECRET):
+            continue
         try:
             found = await cluster.api.get(KINDS[kind], Key(cluster.namespace, name))
         except NotFound:
@@ -44,12 +61,12 @@ async def read_objects(cluster: Cluster, references: Sequence[Reference]) -> Rea
             continue
         if is_delivered(found):
             values[named] = DELIVERED[kind](found)
-    return ReadObjects(values, frozenset(refused))
+    return ReadObjects(values, frozenset(refused), masks)
 
 
 async def reference_warnings(cluster: Cluster, spec: Mapping[str, Any]) -> tuple[str, ...]:
     """Return a sentence for what no device would be given of the template *spec*."""
-    references = [each for each in references_of(spec) if each.source is not None]
+    references = [each for each in references_of(spec) if each.source is not None and each.source.kind in KINDS]
     objects = await read_objects(cluster, references)
     missing = resolve(references, DeviceFields(name="", namespace=""), objects.read).missing
     if not missing:
