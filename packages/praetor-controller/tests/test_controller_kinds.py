@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from shutil import copy
 from typing import Any
@@ -15,7 +16,11 @@ from praetor_api.kube.client.errors import api_error
 from praetor_api.kube.client.resource import DEVICE_PROCESSES, DEVICES, EVENTS, Key, Resource
 from praetor_api.kube.crds import CUSTOM_RESOURCES, crd
 from praetor_api.spec import DeviceKind
+from praetor_controller.ctl.forecast.model import ForecastModel
+from praetor_controller.ctl.inventory import inventory_of
+from praetor_controller.journal.replay import replay
 from praetor_controller.model.projection import project_deployment
+from praetor_controller.settings import Recording
 from program_testing import ProgramFixture
 
 SWITCH, DPU = DeviceKind.NETWORK_SWITCH, DeviceKind.DPU
@@ -178,3 +183,28 @@ async def test_a_process_of_an_undeclared_kind_made_by_hand_is_left_alone() -> N
     async with fixture.controller():
         await fixture.clock.advance(60)
         assert references(fixture) == {"own": ("DPU", "a"), "tel-a": ("NetworkSwitch", "a")}
+
+
+async def test_a_recording_of_devices_of_several_kinds_is_replayed_without_a_difference(tmp_path: Path) -> None:
+    fixture = ProgramFixture()
+    await declare(fixture, SWITCH, "a")
+    await declare(fixture, DPU, "a", "b")
+    await fixture.deploy(deviceKinds=BOTH)
+    recording = Recording(path=tmp_path / "decisions.jsonl", max_bytes=1 << 20, files=2)
+    async with fixture.controller(recording):
+        await fixture.report_ready()
+        await fixture.clock.advance(5)
+    recorded = recording.path.read_bytes()
+    *_, done = replay(recorded.splitlines(keepends=True))
+    assert b'"DPU/b"' in recorded
+    assert done.decisions > 1
+    assert done.difference is None
+
+
+def test_plan_warns_of_kinds_that_the_cluster_lacks() -> None:
+    inventory = inventory_of([], [], [], [], (DPU,))
+    template = {"spec": {"execution": {"backend": "process", "command": ["/bin/a"]}}}
+    metadata = {"name": "web", "namespace": "lab", "uid": "u"}
+    manifest = {"metadata": metadata, "spec": {"selector": {}, "deviceKinds": BOTH, "template": template}}
+    warnings = ForecastModel(inventory, [], manifest, datetime(2026, 1, 1, tzinfo=UTC)).warnings()
+    assert [each for each in warnings if each.startswith("KindsMissing: spec.deviceKinds: the cluster has no DPU")]

@@ -195,7 +195,11 @@ class DeploymentRow:
 
     def selects(self, device: DeviceRow) -> bool:
         """Return whether *device* has the kind, the labels and the facts that the deployment asks for."""
-        return self.covers(device) and (self.fact_matches is None or self.fact_matches(device.facts))
+        return (  # once for each device and pass: covers() would be a call more
+            device.kind in self.policy.device_kinds
+            and self.matches(device.labels)
+            and (self.fact_matches is None or self.fact_matches(device.facts))
+        )
 
     def covers(self, device: DeviceRow) -> bool:
         """Return whether *device* has the kind and the labels that the deployment asks for."""
