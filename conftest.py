@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,8 @@ from hypothesis import HealthCheck, settings
 
 settings.register_profile("any-speed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any-speed")
+
+collect_ignore = [] if sys.version_info >= (3, 11) else ["packages/praetor-agent/tests/test_agent_simulate.py"]
 
 os.environ.pop("COLUMNS", None)  # pytest-xdist exports it
 

@@ -24,6 +24,9 @@ from packaging.utils import canonicalize_name, parse_wheel_filename
 from e2e.release.version import Release, ReleaseError
 
 LICENCE = "Apache-2.0"
+OLDEST = {"praetor-api": "3.9", "praetor-agent": "3.9"}
+"""The oldest Python of the wheels that reach devices; NEWER is that of the others."""
+NEWER = "3.11"
 IN_SDIST = ("CHANGELOG.md", "LICENSE", "PKG-INFO", "README.md", "pyproject.toml")
 INSTALL_S = 1800  # packages are downloaded
 RUN_S = 300
@@ -63,7 +66,7 @@ def metadata_faults(release: Release, wheel: Path, sdist: Path, licence: bytes) 
         yield f"its metadata has the licence {metadata.license_expression}, not {LICENCE} with LICENSE"
     if not (metadata.description or "").strip() or metadata.description_content_type != "text/markdown":
         yield "its metadata has no README in Markdown"
-    if str(metadata.requires_python) != ">=3.11":
+    if str(metadata.requires_python) != f">={OLDEST.get(release.wheel, NEWER)}":
         yield f"its metadata asks for Python {metadata.requires_python}"
     for requirement in metadata.requires_dist or ():
         if requirement.url:

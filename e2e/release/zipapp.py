@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`hatch run build-zipapp`: the agent as a single file that runs on any Python 3.11 or later with nothing installed.
+"""`hatch run build-zipapp`: the agent as a single file that runs on any Python 3.9 or later with nothing installed.
 
 The same sources give the same bytes: locked wheels without compiled parts, sorted names, one time stamp.
 """
@@ -19,7 +19,8 @@ import click
 from e2e.release.build import ROOT, BuildError, build_all
 
 OURS = ("praetor-api", "praetor-agent")
-LOCK = Path("requirements", "agent.txt")
+LOCK = Path("requirements", "zipapp.txt")
+PYTHON = "3.9"
 SHEBANG = b"#!/usr/bin/env python3\n"
 TIME = (2020, 2, 2, 0, 0, 0)
 MODE = 0o644 << 16
@@ -65,6 +66,7 @@ def _install_locked(target: Path, lock: Path) -> None:
     command = (
         sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target", str(target),
         "--no-deps", "--no-compile", "--require-hashes", "--only-binary", ":all:", "--platform", "any",
+        "--python-version", PYTHON,
         "--requirement", str(lock),
     )  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_S, check=False)

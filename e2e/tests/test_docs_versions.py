@@ -9,6 +9,9 @@ from pathlib import Path
 
 import yaml
 
+from e2e.lab.debian import SUITES
+from e2e.pythons.__main__ import RUNS, SHORT
+
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "kubernetes.md").read_text(encoding="utf-8")
 GATE = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
@@ -28,12 +31,45 @@ def test_the_suite_runs_on_a_current_kubernetes_but_for_devices_that_boot() -> N
 def test_the_pythons_are_those_of_the_wheels_the_gate_and_the_workflow() -> None:
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "gate.yml").read_text(encoding="utf-8"))
     others = workflow["jobs"]["pythons"]["strategy"]["matrix"]["python"]
-    tested = set(re.findall(r"3\.\d+", row("Python").split("|")[3]))
+    tested = set(re.findall(r"3\.\d+", row("Python, of controller").split("|")[3]))
     assert tested == {"3.11", *others}
     for file in (ROOT / "packages").glob("*/pyproject.toml"):
         project = tomllib.loads(file.read_text(encoding="utf-8"))["project"]
+        oldest = "3.9" if file.parent.name in ("praetor-agent", "praetor-api") else "3.11"
+        assert f"{oldest} or later" in row(f"Python, of {'the agent' if oldest == '3.9' else 'controller'}")
         classified = {each.rpartition(" ")[2] for each in project["classifiers"] if ":: Python :: 3." in each}
-        assert (project["requires-python"], classified) == (">=3.11", tested), file
+        assert (project["requires-python"], classified) == (f">={oldest}", tested | {oldest}), file
+
+
+def test_what_reaches_a_device_is_tested_on_the_pythons_and_with_the_requests_that_the_page_names() -> None:
+    tested = row("Python, of the agent").split("|")[3]
+    assert {run.python for run in RUNS} | {"3.11", "3.12", "3.10"} == set(re.findall(r"3\.\d+", tested))
+    assert [run for run in RUNS if run.python == "3.9"][:1] == SHORT
+    assert "hatch run pythons --short" in GATE
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "gate.yml").read_text(encoding="utf-8"))
+    assert workflow["jobs"]["devices"]["steps"][-1]["run"] == "hatch run pythons"
+    (oldest,) = (each for each in agent()["dependencies"] if each.startswith("requests"))
+    shown = row("requests").split("|")
+    assert f"{oldest.partition('>=')[2]} or later" in shown[2]
+    newest = re.search(r"^requests==(\S+)", (ROOT / "requirements" / "agent.txt").read_text(encoding="utf-8"), re.M)
+    assert newest is not None
+    assert re.findall(r"2\.\d+\.\d+", shown[3]) == [
+        *(each for _, each in sorted(SUITES.values(), key=dotted)),
+        newest[1],
+    ]
+    assert f"requests=={oldest.partition('>=')[2]} " in (ROOT / "requirements" / "python39-debian11.txt").read_text()
+
+
+def agent() -> dict[str, list[str]]:
+    """Return the project table of the agent."""
+    text = (ROOT / "packages" / "praetor-agent" / "pyproject.toml").read_text(encoding="utf-8")
+    project: dict[str, list[str]] = tomllib.loads(text)["project"]
+    return project
+
+
+def dotted(found: tuple[str, str]) -> tuple[int, ...]:
+    """Return a version as numbers."""
+    return tuple(map(int, found[1].split(".")))
 
 
 def test_the_gate_runs_the_short_form_of_the_skew_test_alone() -> None:

@@ -42,7 +42,7 @@ build-backend = "hatchling.build"
 [project]
 name = "praetor-api"
 dynamic = ["version"]
-requires-python = ">=3.11"
+requires-python = ">=3.9"
 readme = "README.md"
 license = "Apache-2.0"
 license-files = ["LICENSE"]
@@ -190,7 +190,7 @@ INFO = "praetor_api-1.2.3.dist-info"
         ((f"{INFO}/METADATA", "Version: 1.2.3", "Version: 1.2.4"), "its metadata names praetor-api 1.2.4"),
         ((f"{INFO}/METADATA", "Expression: Apache-2.0", "Expression: MIT"), "has the licence MIT, not Apache-2.0"),
         ((f"{INFO}/METADATA", "# It flies", ""), "its metadata has no README in Markdown"),
-        ((f"{INFO}/METADATA", ">=3.11", ">=3.9"), "its metadata asks for Python >=3.9"),
+        ((f"{INFO}/METADATA", ">=3.9", ">=3.8"), "its metadata asks for Python >=3.8"),
         (
             (f"{INFO}/METADATA", "Requires-P", "Requires-Dist: attrs @ https://a.example/a.whl\nRequires-P"),
             "it asks for attrs by URL; name a range of versions",

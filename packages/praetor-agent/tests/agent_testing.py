@@ -12,8 +12,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import field
+from datetime import datetime, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Condition, Thread
@@ -25,6 +25,7 @@ import pytest
 from praetor_agent.backends import procfs
 from praetor_agent.backends.command import Command
 from praetor_agent.backends.process import ProcessBackend
+from praetor_api.backports import dataclass
 from praetor_api.canonical import desired_etag, etag_matches, spec_hash
 from praetor_api.protocol import (
     DEFAULT_HEARTBEAT_SECONDS,
@@ -382,7 +383,7 @@ class FakeClock:
 
     def __init__(self) -> None:
         self.seconds = 1000.0
-        self.time = datetime(2025, 1, 31, 12, tzinfo=UTC)
+        self.time = datetime(2025, 1, 31, 12, tzinfo=timezone.utc)
 
     def now(self) -> float:
         return self.seconds

@@ -9,7 +9,6 @@ import stat
 import tarfile
 from collections.abc import Callable, Iterable, Mapping
 from http.server import BaseHTTPRequestHandler
-from itertools import pairwise
 from pathlib import Path
 from threading import Event, Thread
 
@@ -411,10 +410,8 @@ def test_only_unused_artifacts_are_removed_when_space_is_needed(tmp_path: Path) 
 
 
 def test_a_full_disk_is_reported_before_anything_is_written(tmp_path: Path) -> None:
-    with (
-        http_server(respond(200, b"x", {"Content-Length": str(2**61)})) as host,
-        pytest.raises(ArtifactError) as caught,
-    ):
+    endless = respond(200, b"x", {"Content-Length": str(2**61)})
+    with http_server(endless) as host, pytest.raises(ArtifactError) as caught:
         fetch(HttpSource(Web()), ArtifactStore(tmp_path), artifact(f"http://{host}/fw"))
     assert caught.value.reason == "DiskFull"
     assert held(tmp_path) == []
@@ -608,7 +605,7 @@ def test_a_failed_fetch_waits_for_its_backoff_however_often_the_loop_asks(
         until(lambda: fetching.next_at(clock.now()) is not None, "the failure")
         clock.seconds = min(fetching.next_at(clock.now()) or 0.0, clock.now() + 60.0)
     soon = reason in ("DownloadFailed", "Unreachable", "NotFound", "Unauthorized", "DiskFull")
-    pauses = [later - earlier for earlier, later in pairwise(asked)]
+    pauses = [later - earlier for earlier, later in zip(asked, asked[1:])]
     first, cap = (1.0, 300.0) if soon else (30.0, 3600.0)
     for number, pause in enumerate(pauses):
         longest = min(cap, first * 2.0**number)

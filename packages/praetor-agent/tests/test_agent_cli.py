@@ -79,7 +79,8 @@ def test_bad_input_names_the_flag_and_exits_2(
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     assert caught.value.code == 2
-    assert words in capsys.readouterr().err
+    old = arguments[0] == "simulate" and sys.version_info < (3, 11)
+    assert ("simulate needs Python 3.11" if old else words) in capsys.readouterr().err
 
 
 def test_every_flag_has_a_variable(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from itertools import count
 from pathlib import Path
 from signal import Signals
@@ -487,7 +487,7 @@ def test_an_agent_that_was_restarted_makes_no_room_at_the_cost_of_what_runs(new_
     device = new_device(device_sources())
     side, old, new = (
         item(name, process_spec("/bin/sleep", "1", artifact=artifact))
-        for name, artifact in zip(("side", "main", "main"), versions, strict=True)
+        for name, artifact in zip(("side", "main", "main"), versions)
     )
     for wanted in ((side,), (side, old)):
         device.desire(wanted)
@@ -708,7 +708,7 @@ class DeviceHistory(RuleBasedStateMachine):
 
     @rule(hours=st.sampled_from([-5, 5, -(10**5), 10**5]))
     def set_clock(self, hours: int) -> None:
-        self.device.clock.time = datetime(2025, 1, 31, 12, tzinfo=UTC) + timedelta(hours=hours)
+        self.device.clock.time = datetime(2025, 1, 31, 12, tzinfo=timezone.utc) + timedelta(hours=hours)
 
     @rule(each=st.sampled_from([SIDE, OLD, OTHER]))
     def a_process_ends(self, each: Item) -> None:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from email.utils import format_datetime
 from pathlib import Path
 
@@ -68,7 +68,7 @@ def test_a_gateway_without_tls_is_reported(gateway: FakeGateway, tmp_path: Path)
 def test_a_clock_that_differs_from_the_gateways_is_reported(
     gateway: FakeGateway, tmp_path: Path, hours: int, verdict: str
 ) -> None:
-    date = format_datetime(datetime.now(UTC) - timedelta(hours=hours), usegmt=True)
+    date = format_datetime(datetime.now(timezone.utc) - timedelta(hours=hours), usegmt=True)
     gateway.fail(Fault(path="/desired", status=200, headers={"Date": date}))
     assert looked(gateway.url, tmp_path / "state")["clock"].verdict == verdict
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agent_testing import FakeGateway, Fault, item, process_spec, until
+from agent_testing import FakeGateway, Fault, http_server, item, process_spec, respond, until
 from praetor_agent.clock import SystemClock, Waker
 from praetor_agent.errors import GatewayError
 from praetor_agent.link.client import MAX_RETRY_AFTER_SECONDS, Address, GatewayClient, PollAnswer, token_file
@@ -51,6 +51,12 @@ def test_a_report_is_answered(gateway: FakeGateway) -> None:
     ack = client(gateway.url).report(Report(agent_version="1", observations=(Observation(name="a", pid=7),)))
     assert ack == ReportAck(ack=True, desired_etag=gateway.etag)
     assert gateway.observations["a"].pid == 7
+
+
+def test_an_answer_that_was_cut_off_is_an_error_even_if_what_came_can_be_read() -> None:
+    cut = respond(200, b'{"deviceName": "leaf-1", "items": []}', {"Content-Length": "1000"})
+    with http_server(cut) as host, pytest.raises(GatewayError, match="cannot reach the gateway"):
+        client(f"http://{host}").desired(None)
 
 
 def test_a_wrong_token_is_distinguished(gateway: FakeGateway) -> None:

@@ -11,7 +11,6 @@ import tarfile
 import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +78,7 @@ def test_what_runs_goes_on_and_the_status_says_why(
         assert (seen.pid, procfs.start_ticks(pid)) == (pid, ticks)
         assert seen.artifact_reason == reason if reason else seen.artifact_reason in ("NotAllowed", "Unreachable")
         assert (seen.artifact_verified, bool(seen.artifact_attempts)) == (False, True)
-        assert all(later - earlier > 0.7 for earlier, later in pairwise(times))
+        assert all(later - earlier > 0.7 for earlier, later in zip(times, times[1:]))
     assert {path.name for path in tmp_path.iterdir()} == before | {"state"}
     assert not list((tmp_path / "state").rglob("escaped"))
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import Context
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from pathlib import Path
 from threading import Event, Thread
 
@@ -293,7 +292,7 @@ def test_a_pass_that_starts_many_processes_slowly_is_no_hang(tmp_path: Path) -> 
         device.desire("a", "b", "c", "d", "e", "f")
         device.beats.append(device.clock.seconds)
         device.loop.run()
-        gaps = [after - before for before, after in pairwise(device.beats)]
+        gaps = [after - before for before, after in zip(device.beats, device.beats[1:])]
         assert sum(gaps) == 6 * CALL_SECONDS
         assert max(gaps) < HANG_SECONDS
 

@@ -193,7 +193,7 @@ def trickle(peer: socket.socket, _: bytes) -> None:
         peer.settimeout(0.05)
         while True:
             peer.sendall(b"x")
-            with suppress(TimeoutError):
+            with suppress(TimeoutError, socket.timeout):
                 if not peer.recv(1):
                     return
 

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -758,25 +759,24 @@ class ModelDevice:
         raise AssertionError(f"does not come to rest: {plan}")
 
     def act(self, action: object) -> None:
-        match action:
-            case Start(revision=revision):
-                assert self.process is None or not self.process.running, "two instances"
-                assert self.persistence_error is None or reboot.is_kept(revision), "a job that no later agent knows"
-                self.instance += 1
-                self.process = replace(running(revision.item.spec_hash), handle=f"h{self.instance}")
-                self.starts.append(revision.item.spec_hash)
-                self.memory = {**self.memory, UID: restart.started(self.memory[UID], "now")}
-            case Stop():
-                assert self.process is not None
-                self.may_be_stopped(self.process)
-                self.process = replace(self.process, running=False, exit_code=143, termination_reason="Signal:SIGTERM")
-            case Remove():
-                self.process = None
-            case Repair():
-                assert self.process is not None
-                assert self.process.running
-                self.process = replace(self.process, edited=False)
-                self.memory = {**self.memory, UID: restart.repaired(self.memory[UID])}
+        if isinstance(action, Start):
+            assert self.process is None or not self.process.running, "two instances"
+            assert self.persistence_error is None or reboot.is_kept(action.revision), "a job that no later agent knows"
+            self.instance += 1
+            self.process = replace(running(action.revision.item.spec_hash), handle=f"h{self.instance}")
+            self.starts.append(action.revision.item.spec_hash)
+            self.memory = {**self.memory, UID: restart.started(self.memory[UID], "now")}
+        elif isinstance(action, Stop):
+            assert self.process is not None
+            self.may_be_stopped(self.process)
+            self.process = replace(self.process, running=False, exit_code=143, termination_reason="Signal:SIGTERM")
+        elif isinstance(action, Remove):
+            self.process = None
+        elif isinstance(action, Repair):
+            assert self.process is not None
+            assert self.process.running
+            self.process = replace(self.process, edited=False)
+            self.memory = {**self.memory, UID: restart.repaired(self.memory[UID])}
 
     def may_be_stopped(self, process: Observed) -> None:
         for one in self.desired.items:
@@ -798,35 +798,37 @@ EVENTS = st.one_of(
 )
 
 
-def happen(device: ModelDevice, event: tuple[object, ...]) -> None:
-    match event:
-        case ("want", str() as version, RestartPolicy() as policy):
-            device.desired = wanted(item(f"{version}{policy}", policy=policy))
-        case ("want artifact", str() as version, RestartPolicy() as policy):
-            device.desired = wanted(replace(item(version, policy=policy, artifact=True), spec_hash=version))
-        case ("want nothing",):
-            device.desired = wanted()
-        case ("want nonsense",):
-            device.desired = wanted(invalid=(BAD,))
-        case ("fetched", str() as version, _):
-            device.artifacts[version] = ArtifactState(path=f"/store/{version}", digest="sha256:1")
-        case ("agent restarts",):
-            device.memory = {uid: read(Record, write(known)) for uid, known in device.memory.items()}
-        case ("memory lost",):
-            device.memory = {}
-        case ("reboot",):
-            device.boot, device.now = device.boot + 1, 1.0
-            if device.process is not None and device.process.running:
-                device.process = replace(device.process, running=False, exit_code=None, termination_reason="Lost")
-        case ("disk", str() | None as problem):
-            device.persistence_error = problem
-        case ("edited",) if device.process is not None and device.process.running:
-            device.process = replace(device.process, edited=True)
-        case ("ends", code) if device.process is not None and device.process.running:
-            assert code is None or isinstance(code, int)
-            device.process = replace(dead(code, device.process.spec_hash), handle=device.process.handle)
-        case ("time", float() as seconds):
-            device.now += seconds
+def happen(device: ModelDevice, event: tuple[Any, ...]) -> None:
+    name, *given = event
+    process = device.process if device.process is not None and device.process.running else None
+    if name == "want":
+        version, policy = given
+        device.desired = wanted(item(f"{version}{policy}", policy=policy))
+    elif name == "want artifact":
+        version, policy = given
+        device.desired = wanted(replace(item(version, policy=policy, artifact=True), spec_hash=version))
+    elif name == "want nothing":
+        device.desired = wanted()
+    elif name == "want nonsense":
+        device.desired = wanted(invalid=(BAD,))
+    elif name == "fetched":
+        device.artifacts[given[0]] = ArtifactState(path=f"/store/{given[0]}", digest="sha256:1")
+    elif name == "agent restarts":
+        device.memory = {uid: read(Record, write(known)) for uid, known in device.memory.items()}
+    elif name == "memory lost":
+        device.memory = {}
+    elif name == "reboot":
+        device.boot, device.now = device.boot + 1, 1.0
+        if process is not None:
+            device.process = replace(process, running=False, exit_code=None, termination_reason="Lost")
+    elif name == "disk":
+        device.persistence_error = given[0]
+    elif name == "time":
+        device.now += given[0]
+    elif process is not None:
+        edited = name == "edited"
+        ended = None if edited else replace(dead(given[0], process.spec_hash), handle=process.handle)
+        device.process = ended or replace(process, edited=True)
 
 
 @settings(max_examples=150)

@@ -8,6 +8,7 @@ import gzip
 import hashlib
 import io
 import json
+import socket
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -321,7 +322,7 @@ def dribble(handler: BaseHTTPRequestHandler) -> None:
             try:
                 if not handler.connection.recv(1):
                     return
-            except TimeoutError:
+            except (TimeoutError, socket.timeout):
                 continue
     except OSError:
         return

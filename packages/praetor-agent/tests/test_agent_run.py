@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -472,6 +472,11 @@ def test_status_shows_what_a_process_waits_for(gateway: FakeGateway, agent: Agen
     assert gateway.observations["b"].pending_reason == "WaitingForOthersToEnd"
 
 
+def moment(text: str) -> datetime:
+    """Return the time that *text* says; a Z is read from Python 3.11 on."""
+    return datetime.fromisoformat(text.replace("Z", "+00:00"))
+
+
 def test_status_shows_health_pending_confirmations_and_the_last_exchange(
     gateway: FakeGateway, agent: Agent, tmp_path: Path
 ) -> None:
@@ -487,7 +492,7 @@ def test_status_shows_health_pending_confirmations_and_the_last_exchange(
     reported = json.loads(status(agent, "-o", "json"))
     waits = reported["processes"][0]["confirmation"]
     assert waits["mode"] == "Manual"
-    left = datetime.fromisoformat(waits["deadline"]) - datetime.now(UTC)
+    left = moment(waits["deadline"]) - datetime.now(timezone.utc)
     assert timedelta(seconds=120) < left < timedelta(seconds=301)
     (tmp_path / "ok").touch()
     (tmp_path / "hold").write_text("ask me\n")
@@ -496,7 +501,7 @@ def test_status_shows_health_pending_confirmations_and_the_last_exchange(
     until(lambda: "the gateway answered 503" in status(agent), "the new answer")
     last = json.loads(status(agent, "-o", "json"))["lastExchange"]
     assert last["answer"].startswith("the gateway answered 503")
-    assert datetime.fromisoformat(last["acknowledgedAt"]) <= datetime.fromisoformat(last["at"])
+    assert moment(last["acknowledgedAt"]) <= moment(last["at"])
     assert f"\nNothing is changed: held by {tmp_path / 'hold'}: ask me\n" in status(agent)
     agent.end(signal.SIGKILL)
     lines = status(agent).splitlines()

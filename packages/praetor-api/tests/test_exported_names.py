@@ -23,8 +23,8 @@ MODULES = sorted(
     if not module.ispkg and not module.name.endswith("__about__")
 )
 DEVICE_HALF = {
-    "annotations", "canonical", "conditions", "constraints", "files", "keyrefs", "names", "protocol", "spec", "tokens",
-    "values", "wire",
+    "annotations", "backports", "canonical", "conditions", "constraints", "files", "keyrefs", "names", "protocol",
+    "spec", "tokens", "values", "wire",
 }  # fmt: skip
 
 
@@ -34,7 +34,8 @@ def tree_of(module: str) -> ast.Module:
 
 def defined_in(module: str) -> Iterator[str]:
     """Yield the names that the module's source defines, but for private ones and type variables."""
-    for node in tree_of(module).body:
+    top = tree_of(module).body
+    for node in [*top, *(inner for each in top if isinstance(each, ast.If) for inner in each.orelse)]:
         if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             yield node.name
         elif isinstance(node, ast.AnnAssign):

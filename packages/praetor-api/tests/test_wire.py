@@ -2,14 +2,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Optional, Union
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from praetor_api.backports import StrEnum, dataclass
 from praetor_api.constraints import Constraint, camel
 from praetor_api.spec import (
     Artifact,
@@ -44,11 +43,11 @@ class Inner:
 class Thing:
     name: Annotated[str, Constraint(min_length=2, max_length=5, pattern="^[a-z]*$")]
     colour: Colour = Colour.RED
-    inner: Inner | None = None
+    inner: Optional[Inner] = None
     parts: Annotated[tuple[Inner, ...], Constraint(min_items=0, max_items=2)] = ()
-    needed: Annotated[tuple[str, ...] | None, Constraint(min_items=1)] = None
-    labels: Annotated[Mapping[str, Annotated[str, Constraint(max_length=3)]] | None, Constraint(max_items=1)] = None
-    amount: Annotated[int | str, Constraint(minimum=0, pattern="^[0-9]+%$")] = 1
+    needed: Annotated[Optional[tuple[str, ...]], Constraint(min_items=1)] = None
+    labels: Annotated[Optional[Mapping[str, Annotated[str, Constraint(max_length=3)]]], Constraint(max_items=1)] = None
+    amount: Annotated[Union[int, str], Constraint(minimum=0, pattern="^[0-9]+%$")] = 1
     ratio: Annotated[float, Constraint(maximum=1)] = 0.0
     on: bool = False
     short: Annotated[str, Constraint(min_length=1)] = "x"

@@ -130,6 +130,8 @@ def _status(options: SimpleNamespace) -> None:
 
 
 def _simulate(options: SimpleNamespace) -> None:
+    if sys.version_info < (3, 11):
+        raise UsageError("simulate needs Python 3.11 or later; what runs on a device works from 3.9 on")
     from praetor_agent.simulate.flags import settings_of
     from praetor_agent.simulate.processes import simulate
 

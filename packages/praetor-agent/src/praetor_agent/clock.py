@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from contextvars import ContextVar
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from threading import Condition
 from typing import Protocol
 
@@ -29,7 +29,7 @@ class Clock(Protocol):
         ...
 
     def wall(self) -> datetime:
-        """Return the time of day, in UTC."""
+        """Return the time of day, in timezone.utc."""
         ...
 
 
@@ -41,7 +41,7 @@ class SystemClock:
         return time.clock_gettime(time.CLOCK_BOOTTIME)
 
     def wall(self) -> datetime:
-        return datetime.now(UTC)
+        return datetime.now(timezone.utc)
 
 
 def rfc3339(moment: datetime) -> str:

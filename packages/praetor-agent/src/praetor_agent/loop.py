@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from praetor_agent.backends.probes import Probes
@@ -14,13 +14,14 @@ from praetor_agent.clock import PROGRESS, Clock, Waker, rfc3339
 from praetor_agent.core import restart
 from praetor_agent.core.health import Health
 from praetor_agent.core.model import Failure, FailureReason, Memory, ObservedDevice, Record, View
-from praetor_agent.core.reconcile import Action, Decision, Fetch, Refresh, Remove, Repair, Start, Stop, reconcile
+from praetor_agent.core.reconcile import Action, Decision, Fetch, Refresh, Repair, Start, Stop, reconcile
 from praetor_agent.core.refresh import refreshed
 from praetor_agent.errors import ArtifactGone, BackendError, FileError, StartError
 from praetor_agent.host import Host, artifacts_of, revisions_of
 from praetor_agent.link.poller import Inbox
 from praetor_agent.link.reporter import Reporter
 from praetor_agent.state import Received, State, read_freeze
+from praetor_api.backports import dataclass
 from praetor_api.conditions import PROVING_SECONDS
 
 log = logging.getLogger(__name__)
@@ -227,22 +228,21 @@ class Loop:
     def _act(self, action: Action) -> bool:
         """Carry out one action; return whether the device may have changed by it."""
         try:
-            match action:
-                case Fetch(item=item):
-                    self._deps.host.fetcher.want(item, self._deps.clock.now())
-                    return False
-                case Start():
-                    self._start(action)
-                case Stop():
-                    self._deps.host.stop(action, self._memory.get(action.uid))
-                case Remove():
-                    self._deps.host.remove(action)
-                    if self._deps.state.newer is None:  # else some in use are unknown
-                        self._deps.host.fetcher.collect(artifacts_of(self._memory))
-                case Repair():
-                    return self._repair(action)
-                case Refresh():
-                    return self._refresh(action)
+            if isinstance(action, Fetch):
+                self._deps.host.fetcher.want(action.item, self._deps.clock.now())
+                return False
+            if isinstance(action, Repair):
+                return self._repair(action)
+            if isinstance(action, Refresh):
+                return self._refresh(action)
+            if isinstance(action, Start):
+                self._start(action)
+            elif isinstance(action, Stop):
+                self._deps.host.stop(action, self._memory.get(action.uid))
+            else:
+                self._deps.host.remove(action)
+                if self._deps.state.newer is None:  # else some in use are unknown
+                    self._deps.host.fetcher.collect(artifacts_of(self._memory))
         except (BackendError, OSError) as e:
             log.warning("action failed action=%s reason=%s", type(action).__name__.lower(), e)
             self._retry_at = self._deps.clock.now() + RETRY_SECONDS

@@ -8,12 +8,13 @@ import re
 import shutil
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
 from praetor_agent.core.allowances import NOTHING, Allowances, normal
 from praetor_agent.errors import UsageError
+from praetor_api.backports import dataclass
 from praetor_api.conditions import PROVING_SECONDS
 from praetor_api.names import is_device_name
 from praetor_api.protocol import MAX_WAIT_SECONDS
@@ -82,7 +83,12 @@ def gateway_url(text: str | None) -> str:
 
 def _split(url: str) -> SplitResult:
     try:
-        return urlsplit(url)
+        parts = urlsplit(url)
+        if "[" in parts.netloc:  # Python 3.9 takes anything in them
+            from ipaddress import IPv6Address
+
+            IPv6Address(parts.hostname or "")
+        return parts
     except ValueError:  # brackets without an IPv6 address
         return urlsplit("")
 

@@ -13,12 +13,12 @@ import logging
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 from praetor_agent.core.model import Memory, Record, View, durable
 from praetor_agent.errors import AgentError
+from praetor_api.backports import dataclass
 from praetor_api.protocol import Desired, read_desired
 from praetor_api.wire import WireError, clean_text, parse_json, read, write
 
@@ -212,7 +212,7 @@ LEAST_FREE_BYTES = 256 * 1024
 class Received:
     """A desired state as the gateway sent it. *body* is kept because an upgraded agent may understand more of it."""
 
-    etag: str | None
+    etag: Optional[str]
     body: Mapping[str, Any]
     desired: Desired
 

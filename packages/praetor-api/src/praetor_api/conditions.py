@@ -6,7 +6,7 @@ Types and reasons are stored data: they never change. `praetor_api.kube.conditio
 
 from __future__ import annotations
 
-from enum import StrEnum
+from praetor_api.backports import StrEnum
 
 __all__ = [
     "CRASH_LOOP_COUNT",

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
+
+from praetor_api.backports import dataclass
 
 __all__ = ["CelRule", "Constraint", "camel"]
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
-from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Optional
 
+from praetor_api.backports import StrEnum, dataclass
 from praetor_api.constraints import CelRule, Constraint
 
 __all__ = [
@@ -78,11 +77,11 @@ class File:
             rules=(CelRule(expression="!self.matches('(^|/)[.][.]?(/|$)')", message=_DOTS),),
         ),
     ]
-    content: Annotated[str | None, Constraint(doc="What the file holds, as text in UTF-8.", max_length=MAX_CONTENT)] = (
-        None
-    )
+    content: Annotated[
+        Optional[str], Constraint(doc="What the file holds, as text in UTF-8.", max_length=MAX_CONTENT)
+    ] = None
     mode: Annotated[
-        str | None,
+        Optional[str],
         Constraint(
             doc='Permissions in octal, in quotes, such as "0640". "0644" when unset.',
             max_length=4,
@@ -90,7 +89,7 @@ class File:
         ),
     ] = None
     owner: Annotated[
-        str | None,
+        Optional[str],
         Constraint(
             doc="Owner, as user or user:group, by names or numbers of the device; the process's user when unset.",
             max_length=129,
@@ -105,7 +104,7 @@ class File:
         ),
     ] = OnChange.RESTART
     signal: Annotated[
-        ReloadSignal | None, Constraint(doc="Which signal; SIGHUP when unset. Only with onChange: Signal.")
+        Optional[ReloadSignal], Constraint(doc="Which signal; SIGHUP when unset. Only with onChange: Signal.")
     ] = None
 
 

@@ -20,7 +20,7 @@ _OBJECT_NAME = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)
 _KEY = r"^[-._a-zA-Z0-9]+$"
 
 _Optional = Annotated[
-    Optional[bool],  # noqa: UP045 - read at runtime, by Python 3.9, too
+    Optional[bool],
     Constraint(
         doc="Whether the variable is left out where there is no such object or key. false when unset: then devices "
         "keep what they run until there is one."

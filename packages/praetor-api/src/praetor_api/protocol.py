@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, is_dataclass, replace
-from enum import StrEnum
+from dataclasses import is_dataclass, replace
 from functools import cache
-from typing import Annotated, Any, TypeAlias, get_args
+from typing import Annotated, Any, Optional, Union, get_args
 
+from praetor_api.backports import StrEnum, TypeAlias, dataclass
 from praetor_api.constraints import Constraint
 from praetor_api.files import FILES_FEATURE
 from praetor_api.keyrefs import REFERENCES_FEATURE, SECRETS_FEATURE
@@ -99,11 +99,11 @@ _MAX_NAME = 253
 _TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 Name = Annotated[str, Constraint(max_length=_MAX_NAME)]
-Text = Annotated[str | None, Constraint(max_length=1024, truncate=True)]
-Revision = Annotated[int | None, Constraint(minimum=0, maximum=2**63 - 1)]
+Text = Annotated[Optional[str], Constraint(max_length=1024, truncate=True)]
+Revision = Annotated[Optional[int], Constraint(minimum=0, maximum=2**63 - 1)]
 """Orders what one boot of a device says of one thing: it grows with each change. None if the agent counts none."""
 Facts = Annotated[
-    Mapping[str, Annotated[str, Constraint(max_length=256, truncate=True)]] | None, Constraint(max_items=32)
+    Optional[Mapping[str, Annotated[str, Constraint(max_length=256, truncate=True)]]], Constraint(max_items=32)
 ]
 
 
@@ -172,7 +172,7 @@ def features_needed(spec: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(feature for path, feature, as_before in _featured() if _uses(spec, path, as_before))
 
 
-_Featured: TypeAlias = tuple[tuple[str, ...], str, str | bool | None]
+_Featured: TypeAlias = tuple[tuple[str, ...], str, Optional[Union[str, bool]]]
 
 
 @cache
@@ -211,14 +211,14 @@ class DesiredItem:
     generation: int = 0
     spec: ProcessSpec
     spec_hash: Annotated[str, Constraint(max_length=128)]
-    confirmed_spec_hash: Annotated[str | None, Constraint(max_length=128)] = None
-    min_ready_seconds: Annotated[int | None, Constraint(minimum=0, maximum=2**31 - 1, ignorable=True)] = None
-    traceparent: Annotated[str | None, Constraint(max_length=64, ignorable=True)] = None
+    confirmed_spec_hash: Annotated[Optional[str], Constraint(max_length=128)] = None
+    min_ready_seconds: Annotated[Optional[int], Constraint(minimum=0, maximum=2**31 - 1, ignorable=True)] = None
+    traceparent: Annotated[Optional[str], Constraint(max_length=64, ignorable=True)] = None
     values: Annotated[
-        Mapping[str, Annotated[str, Constraint(max_length=32768)]] | None,
+        Optional[Mapping[str, Annotated[str, Constraint(max_length=32768)]]],
         Constraint(max_items=256, feature=VALUES_FEATURE),
     ] = None
-    values_hash: Annotated[str | None, Constraint(max_length=128, feature=VALUES_FEATURE)] = None
+    values_hash: Annotated[Optional[str], Constraint(max_length=128, feature=VALUES_FEATURE)] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,7 +235,7 @@ class IncompatibleItem:
     generation: int
     features: tuple[str, ...]
     missing: tuple[str, ...] = ()
-    refused: str | None = None
+    refused: Optional[str] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -271,32 +271,32 @@ class Observation:
     name: Annotated[str, Constraint(min_length=1, max_length=253)]
     uid: Name = ""
     observed_spec_hash: Annotated[str, Constraint(max_length=128)] = ""
-    process_started: bool | None = None
-    healthy: bool | None = None
-    pid: Annotated[int | None, Constraint(minimum=0, maximum=2**31 - 1)] = None
-    start_time: Annotated[str | None, Constraint(max_length=64)] = None
+    process_started: Optional[bool] = None
+    healthy: Optional[bool] = None
+    pid: Annotated[Optional[int], Constraint(minimum=0, maximum=2**31 - 1)] = None
+    start_time: Annotated[Optional[str], Constraint(max_length=64)] = None
     restart_count: Annotated[int, Constraint(minimum=0, maximum=2**31 - 1)] = 0
-    exit_code: Annotated[int | None, Constraint(minimum=-(2**31), maximum=2**31 - 1)] = None
-    termination_reason: Annotated[str | None, Constraint(max_length=128, truncate=True)] = None
+    exit_code: Annotated[Optional[int], Constraint(minimum=-(2**31), maximum=2**31 - 1)] = None
+    termination_reason: Annotated[Optional[str], Constraint(max_length=128, truncate=True)] = None
     error_message: Text = None
     warning_message: Text = None
-    artifact_downloaded: bool | None = None
-    artifact_verified: bool | None = None
-    artifact_digest: Annotated[str | None, Constraint(max_length=128)] = None
-    artifact_reason: Annotated[str | None, Constraint(max_length=64, truncate=True)] = None
-    artifact_attempts: Annotated[int | None, Constraint(minimum=0, maximum=2**31 - 1)] = None
-    failed_spec_hash: Annotated[str | None, Constraint(max_length=128)] = None
-    rolled_back_reason: Annotated[str | None, Constraint(max_length=64, truncate=True)] = None
+    artifact_downloaded: Optional[bool] = None
+    artifact_verified: Optional[bool] = None
+    artifact_digest: Annotated[Optional[str], Constraint(max_length=128)] = None
+    artifact_reason: Annotated[Optional[str], Constraint(max_length=64, truncate=True)] = None
+    artifact_attempts: Annotated[Optional[int], Constraint(minimum=0, maximum=2**31 - 1)] = None
+    failed_spec_hash: Annotated[Optional[str], Constraint(max_length=128)] = None
+    rolled_back_reason: Annotated[Optional[str], Constraint(max_length=64, truncate=True)] = None
     rolled_back_message: Text = None
     update_held_message: Text = None
-    pending_reason: Annotated[str | None, Constraint(max_length=64, truncate=True)] = None
+    pending_reason: Annotated[Optional[str], Constraint(max_length=64, truncate=True)] = None
     pending_message: Text = None
-    drift_count: Annotated[int | None, Constraint(minimum=0, maximum=2**31 - 1)] = None
-    output_tail: Annotated[str | None, Constraint(max_length=2048, truncate=True)] = None
-    on_trial: bool | None = None
-    values_outdated: bool | None = None
+    drift_count: Annotated[Optional[int], Constraint(minimum=0, maximum=2**31 - 1)] = None
+    output_tail: Annotated[Optional[str], Constraint(max_length=2048, truncate=True)] = None
+    on_trial: Optional[bool] = None
+    values_outdated: Optional[bool] = None
     revision: Revision = None
-    traceparent: Annotated[str | None, Constraint(max_length=64, truncate=True)] = None
+    traceparent: Annotated[Optional[str], Constraint(max_length=64, truncate=True)] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -310,7 +310,7 @@ class Report:
     timestamp: Annotated[str, Constraint(max_length=64)] = ""
     heartbeat: bool = True
     boot_id: Annotated[str, Constraint(wire="bootID", max_length=64)] = ""
-    seq: Annotated[int | None, Constraint(minimum=0, maximum=2**63 - 1)] = None
+    seq: Annotated[Optional[int], Constraint(minimum=0, maximum=2**63 - 1)] = None
     facts: Facts = None
     revision: Revision = None
     reported: Revision = None
@@ -330,7 +330,7 @@ class ReportAck:
     """The gateway's answer to a report. With *resync* the next report must hold all observations."""
 
     ack: bool
-    desired_etag: Annotated[str | None, Constraint(wire="desiredETag", max_length=256)] = None
+    desired_etag: Annotated[Optional[str], Constraint(wire="desiredETag", max_length=256)] = None
     heartbeat_interval_seconds: Annotated[int, Constraint(minimum=1, maximum=86400)] = DEFAULT_HEARTBEAT_SECONDS
     poll_is_heartbeat: bool = False
     resync: bool = False

@@ -3,10 +3,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Optional, Union
 
+from praetor_api.backports import StrEnum, dataclass
 from praetor_api.constraints import CelRule, Constraint
 from praetor_api.files import FILES_FEATURE, File
 from praetor_api.keyrefs import REFERENCES_FEATURE, SECRETS_FEATURE, ConfigMapKeyRef, SecretKeyRef
@@ -173,7 +172,7 @@ class Artifact:
         ),
     ]
     checksum_sha256: Annotated[
-        str | None,
+        Optional[str],
         Constraint(
             doc="SHA-256 of the file, 64 hexadecimal digits. The process is not started from anything else. "
             "http and file; an oci artifact is pinned by the digest in its url.",
@@ -204,7 +203,7 @@ class DeviceFieldRef:
         ),
     ]
     optional: Annotated[
-        bool | None,
+        Optional[bool],
         Constraint(
             doc="Whether the variable is left out where the device has no such value. false when unset: then the "
             "device keeps what it runs until it has one."
@@ -216,13 +215,13 @@ class DeviceFieldRef:
 class ValueFrom:
     """Where the value of a variable comes from: exactly one source."""
 
-    device_field_ref: Annotated[DeviceFieldRef | None, Constraint(doc="A field of the device's own object.")] = None
+    device_field_ref: Annotated[Optional[DeviceFieldRef], Constraint(doc="A field of the device's own object.")] = None
     config_map_key_ref: Annotated[
-        ConfigMapKeyRef | None,
+        Optional[ConfigMapKeyRef],
         Constraint(doc="A key of a ConfigMap in the process's own namespace.", feature=REFERENCES_FEATURE),
     ] = None
     secret_key_ref: Annotated[
-        SecretKeyRef | None,
+        Optional[SecretKeyRef],
         Constraint(
             doc="A key of a Secret in the process's own namespace. It is given over TLS only, to a device with a token "
             "of its own; command and args cannot have it.",
@@ -247,7 +246,7 @@ class EnvVar:
         ),
     ] = ""
     value_from: Annotated[
-        ValueFrom | None,
+        Optional[ValueFrom],
         Constraint(
             doc="Where its value comes from, instead of value; it is taken literally and read when the process starts.",
             feature=VALUES_FEATURE,
@@ -260,7 +259,7 @@ class Resources:
     """Upper limits for the process; what is not named is not limited."""
 
     memory: Annotated[
-        int | str | None,
+        Optional[Union[int, str]],
         Constraint(
             doc="Maximum memory: bytes, or a quantity such as 64Mi.",
             pattern=r"^[0-9]+(Ki|Mi|Gi|Ti|k|K|M|G|T)?$",
@@ -269,7 +268,7 @@ class Resources:
         ),
     ] = None
     cpu: Annotated[
-        int | str | None,
+        Optional[Union[int, str]],
         Constraint(
             doc="Maximum CPU: cores, or thousandths of a core such as 500m.",
             pattern=r"^[0-9]+(\.[0-9]{1,3}|m)?$",
@@ -278,7 +277,7 @@ class Resources:
         ),
     ] = None
     tasks: Annotated[
-        int | None, Constraint(doc="Maximum processes and threads at a time.", minimum=1, maximum=4194304)
+        Optional[int], Constraint(doc="Maximum processes and threads at a time.", minimum=1, maximum=4194304)
     ] = None
 
 
@@ -310,7 +309,7 @@ class ContainerDevice:
 
     host_path: HostPath
     mount_path: Annotated[
-        str | None,
+        Optional[str],
         Constraint(
             doc="Absolute path at which the container sees it; the hostPath when unset.", max_length=1024, pattern=_PATH
         ),
@@ -350,7 +349,7 @@ class Container:
         tuple[ContainerDevice, ...], Constraint(doc="Device nodes. Needs --allow-devices.", max_items=32)
     ] = ()
     capabilities: Annotated[
-        Capabilities | None, Constraint(doc="Capabilities. To add some needs --allow-capabilities.")
+        Optional[Capabilities], Constraint(doc="Capabilities. To add some needs --allow-capabilities.")
     ] = None
     network: Annotated[
         str,
@@ -393,7 +392,7 @@ class Execution:
         ),
     ] = ()
     expand_variables: Annotated[
-        bool | None,
+        Optional[bool],
         Constraint(
             doc="With true, $(NAME) in command, args and values of env stands for a variable of env, as in a Pod; a "
             "value may use the variables before it. $$ is one $, and an unknown name stays as it is. false when unset.",
@@ -411,7 +410,7 @@ class Execution:
         ),
     ] = ()
     working_dir: Annotated[
-        str | None,
+        Optional[str],
         Constraint(
             doc="Working directory: an absolute path, or relative to the artifact.",
             max_length=4096,
@@ -419,16 +418,16 @@ class Execution:
         ),
     ] = None
     user: Annotated[
-        str | None,
+        Optional[str],
         Constraint(
             doc="User to run as, by name or number; the agent's own user when unset.",
             max_length=64,
             pattern=r"^[a-zA-Z0-9_][-.a-zA-Z0-9_$]*$",
         ),
     ] = None
-    resources: Annotated[Resources | None, Constraint(doc="Upper limits; none when unset.")] = None
+    resources: Annotated[Optional[Resources], Constraint(doc="Upper limits; none when unset.")] = None
     hardening: Annotated[
-        Hardening | None,
+        Optional[Hardening],
         Constraint(
             doc="How systemd restricts the process: Baseline when unset (no new privileges, control groups "
             "read-only), Strict (all files read-only but its working directory, a private /tmp, no devices), or "
@@ -440,13 +439,13 @@ class Execution:
         Constraint(doc="Seconds between asking the process to end and ending it by force.", minimum=0, maximum=3600),
     ] = 30
     container: Annotated[
-        Container | None,
+        Optional[Container],
         Constraint(
             doc="What a container gets beyond the default; only for the backend container.", feature=CONTAINER_FEATURE
         ),
     ] = None
     reboot: Annotated[
-        Reboot | None,
+        Optional[Reboot],
         Constraint(
             doc="Expected: this job reboots the device. It is not run again after the reboot; postCheck decides "
             "whether it succeeded. Never when unset.",
@@ -517,12 +516,12 @@ class TcpSocketProbe:
 class HealthCheck:
     """When a running process counts as healthy, by exactly one of exec, httpGet and tcpSocket."""
 
-    exec: Annotated[ExecProbe | None, Constraint(doc="The command to run.")] = None
+    exec: Annotated[Optional[ExecProbe], Constraint(doc="The command to run.")] = None
     http_get: Annotated[
-        HttpGetProbe | None, Constraint(doc="The HTTP server to ask, from the device.", feature=PROBES_FEATURE)
+        Optional[HttpGetProbe], Constraint(doc="The HTTP server to ask, from the device.", feature=PROBES_FEATURE)
     ] = None
     tcp_socket: Annotated[
-        TcpSocketProbe | None, Constraint(doc="The port to connect to, from the device.", feature=PROBES_FEATURE)
+        Optional[TcpSocketProbe], Constraint(doc="The port to connect to, from the device.", feature=PROBES_FEATURE)
     ] = None
     period_seconds: Annotated[int, Constraint(doc="Seconds from one run to the next.", minimum=1, maximum=86400)] = 30
     timeout_seconds: Annotated[
@@ -535,7 +534,7 @@ class HealthCheck:
         int, Constraint(doc="Failures in a row that make it unhealthy.", minimum=1, maximum=100)
     ] = 3
     startup_grace_seconds: Annotated[
-        int | None,
+        Optional[int],
         Constraint(
             doc="Seconds after the start in which failures do not count; none when unset. The first success ends it.",
             minimum=0,
@@ -592,7 +591,7 @@ class ProcessSpec:
     """A process and how to supervise it, in a deployment's template and in a device's desired state."""
 
     artifact: Annotated[
-        Artifact | None, Constraint(doc="What to fetch first. Leave it out for a command that is on the device.")
+        Optional[Artifact], Constraint(doc="What to fetch first. Leave it out for a command that is on the device.")
     ] = None
     execution: Annotated[Execution, Constraint(doc="What to run, and how.")]
     restart_policy: Annotated[
@@ -600,21 +599,21 @@ class ProcessSpec:
         Constraint(doc="Always, OnFailure or Never. OnFailure and Never run to completion once per spec."),
     ] = RestartPolicy.ALWAYS
     health_check: Annotated[
-        HealthCheck | None, Constraint(doc="How to check its health. Without a check, a started process is healthy.")
+        Optional[HealthCheck], Constraint(doc="How to check its health. Without a check, a started process is healthy.")
     ] = None
     post_check: Annotated[
-        PostCheck | None,
+        Optional[PostCheck],
         Constraint(
             doc="What decides after an expected reboot whether the job succeeded; needs execution.reboot: Expected.",
             feature=REBOOT_FEATURE,
         ),
     ] = None
     confirm: Annotated[
-        Confirm | None,
+        Optional[Confirm],
         Constraint(doc="Restore the old version unless the change is confirmed in time; changes stay when unset."),
     ] = None
     restarted_at: Annotated[
-        str | None,
+        Optional[str],
         Constraint(
             doc="Raise it to restart the process without changing anything else: a time, such as 2026-01-31T12:00:00Z.",
             max_length=35,
@@ -635,7 +634,7 @@ class DeviceRef:
         ),
     ]
     namespace: Annotated[
-        str | None,
+        Optional[str],
         Constraint(doc="Namespace of the device; the process's own when unset.", max_length=63, pattern=NAME_PATTERN),
     ] = None
 

@@ -9,8 +9,8 @@ path on which a token that matches nothing is accepted.
 from __future__ import annotations
 
 import hmac
-from dataclasses import dataclass
-from enum import StrEnum
+
+from praetor_api.backports import StrEnum, dataclass
 
 __all__ = ["TokenKind", "TokenVerifier", "device_token"]
 

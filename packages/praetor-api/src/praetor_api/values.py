@@ -10,9 +10,10 @@ import hashlib
 import hmac
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import field
+from typing import Any, Optional
 
+from praetor_api.backports import dataclass
 from praetor_api.canonical import canonical_json
 from praetor_api.files import FILES_VARIABLE
 from praetor_api.spec import FIELD_PATH, Execution
@@ -90,7 +91,7 @@ class Reference:
     variable: str
     path: str
     optional: bool = False
-    source: Source | None = None
+    source: Optional[Source] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,11 +12,11 @@ import re
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
-from enum import StrEnum
+from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import cache
 from typing import Annotated, Any, TypeVar
 
+from praetor_api.backports import StrEnum, dataclass
 from praetor_api.constraints import Constraint, camel
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
 T = TypeVar("T")
 
 _NO_CONSTRAINT = Constraint()
+_UNIONS = (typing.Union, getattr(types, "UnionType", typing.Union))  # Python 3.9 has one of them
 MAX_KEY_LENGTH = 317
 """Longest name in a mapping: that of a label, with 253 for the prefix, a slash, 63 for the name."""
 # C0 and C1 controls, and the marks that turn the direction of text: they would forge log lines and terminal output.
@@ -91,7 +92,7 @@ def write(value: object) -> Any:
         return value.value
     if isinstance(value, Mapping):
         return {key: write(item) for key, item in value.items()}
-    if isinstance(value, tuple | list):
+    if isinstance(value, (tuple, list)):
         return [write(item) for item in value]
     return value
 
@@ -166,7 +167,7 @@ def _read_object(cls: type, data: object, path: str, faults: list[Fault]) -> Any
 
 def _read_value(hint: Any, constraint: Constraint, data: object, path: str, faults: list[Fault]) -> Any:
     origin = typing.get_origin(hint)
-    if origin in (typing.Union, types.UnionType):
+    if origin in _UNIONS:
         return _read_union(hint, constraint, data, path, faults)
     if origin is tuple:
         return _read_tuple(typing.get_args(hint)[0], constraint, data, path, faults)
@@ -188,7 +189,7 @@ def _read_union(hint: Any, constraint: Constraint, data: object, path: str, faul
 
 
 def _read_tuple(item: Any, constraint: Constraint, data: object, path: str, faults: list[Fault]) -> Any:
-    if not isinstance(data, list | tuple):
+    if not isinstance(data, (list, tuple)):
         faults.append(Fault(path, f"must be a list, not {_kind(data)}"))
         return None
     if constraint.max_items is not None and len(data) > constraint.max_items:
@@ -270,7 +271,7 @@ _SCALARS: dict[Any, tuple[Callable[[object], bool], str]] = {
     str: (lambda data: isinstance(data, str), "a string"),
     bool: (lambda data: isinstance(data, bool), "true or false"),
     int: (lambda data: isinstance(data, int) and not isinstance(data, bool), "a whole number"),
-    float: (lambda data: isinstance(data, int | float) and not isinstance(data, bool), "a number"),
+    float: (lambda data: isinstance(data, (int, float)) and not isinstance(data, bool), "a number"),
 }
 _KINDS: dict[type, str] = {
     bool: "a boolean", str: "a string", int: "a number", float: "a number", type(None): "null"

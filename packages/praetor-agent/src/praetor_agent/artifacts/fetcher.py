@@ -7,15 +7,16 @@ import logging
 import os
 import random
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from threading import Lock, Thread
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol
 
 from praetor_agent.artifacts.store import ArtifactStore
 from praetor_agent.clock import Clock
 from praetor_agent.core.backoff import doubling
 from praetor_agent.core.model import ArtifactState, Failure, pinned
 from praetor_agent.errors import ArtifactError
+from praetor_api.backports import TypeAlias, dataclass
 from praetor_api.protocol import ArtifactReason, DesiredItem
 from praetor_api.spec import Artifact, ArtifactType, Backend
 

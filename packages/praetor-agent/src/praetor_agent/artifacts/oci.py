@@ -15,7 +15,7 @@ import re
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
@@ -24,6 +24,7 @@ from praetor_agent.artifacts.partial_download import PartialDownload, Work, down
 from praetor_agent.artifacts.web import Answer, Web
 from praetor_agent.errors import ArtifactError
 from praetor_agent.settings import Registries
+from praetor_api.backports import dataclass
 from praetor_api.protocol import ArtifactReason as Reason
 from praetor_api.spec import Artifact
 from praetor_api.wire import WireError, parse_json

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from praetor_agent.artifacts.web import Web
 
 CHECK_BYTES = 1024**2
+READ_BYTES = 256 * 1024
 """Written between two checks of the free space."""
 
 
@@ -71,7 +72,10 @@ class PartialDownload:
     def digest(self) -> str:
         """Return the SHA-256 of the content."""
         self.file.seek(0)
-        return hashlib.file_digest(self.file, "sha256").hexdigest()
+        found = hashlib.sha256()
+        while chunk := self.file.read(READ_BYTES):
+            found.update(chunk)
+        return found.hexdigest()
 
     def verify(self, digest: str, what: str) -> None:
         """Raise ArtifactError and remove the file unless the content has the SHA-256 *digest*."""

@@ -15,13 +15,13 @@ import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from threading import Timer
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 from praetor_agent.errors import ArtifactError
+from praetor_api.backports import dataclass
 from praetor_api.protocol import ArtifactReason as Reason
 
 MAX_REDIRECTS = 3
@@ -161,6 +161,7 @@ class Web:
     def _context(self) -> ssl.SSLContext:
         if self._tls is None:
             self._tls = ssl.create_default_context()
+            self._tls.minimum_version = ssl.TLSVersion.TLSv1_2  # as is the default from Python 3.10 on
             from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
             self._tls.load_verify_locations(DEFAULT_CA_BUNDLE_PATH)

@@ -6,11 +6,11 @@ from __future__ import annotations
 import os
 import pwd
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from praetor_agent.core.model import Revision
 from praetor_agent.errors import StartError
+from praetor_api.backports import dataclass
 from praetor_api.spec import Backend, Container, Hardening, HealthCheck, Resources
 from praetor_api.values import ExpansionError, Started, started_with
 

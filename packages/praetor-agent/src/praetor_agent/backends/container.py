@@ -280,7 +280,8 @@ def _followed(field: str, path: str, allowed: Sequence[str], flag: str) -> str:
     """Return where *path* leads on this device; StartError if there is nothing, or what *flag* does not allow."""
     where = f"{field}.hostPath"
     try:
-        real = os.path.realpath(path, strict=True)
+        real = os.path.realpath(path)
+        os.stat(real)  # what leads nowhere is an error
     except OSError as e:
         raise StartError(f"spec.execution.container.{where}: {path!r} cannot be used: {e.strerror}") from e
     if not is_within(real, map(os.path.realpath, allowed)):

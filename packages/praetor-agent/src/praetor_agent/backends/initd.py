@@ -15,7 +15,7 @@ import shutil
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from praetor_agent.backends import procfs
@@ -25,6 +25,7 @@ from praetor_agent.backends.protocol import DEFINITIONS, PREFIX, Owner, call, ow
 from praetor_agent.core.model import Observed
 from praetor_agent.errors import BackendError, StartError
 from praetor_agent.state import read_text, replace_file
+from praetor_api.backports import dataclass
 from praetor_api.spec import Backend
 
 log = logging.getLogger(__name__)

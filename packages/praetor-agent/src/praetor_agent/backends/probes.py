@@ -12,7 +12,6 @@ import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, suppress
-from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
 from ipaddress import ip_address
 from threading import Thread
@@ -26,6 +25,7 @@ from praetor_agent.core import reboot
 from praetor_agent.core.health import Health
 from praetor_agent.core.model import Memory, ObservedDevice, Revision
 from praetor_agent.errors import StartError
+from praetor_api.backports import dataclass
 from praetor_api.protocol import DesiredItem
 from praetor_api.spec import HealthCheck, HttpGetProbe, HttpScheme
 from praetor_api.wire import clean_text
@@ -233,7 +233,7 @@ class _Exchange:
         result: tuple[str | None, str] = "ended without a result", ""
         try:
             result = self._made()
-        except TimeoutError:
+        except (TimeoutError, socket.timeout):  # two before Python 3.10
             result = f"no answer within {self._check.timeout_seconds} s", ""
         except OSError as e:
             result = f"{self._what} failed ({last_line(e.strerror or str(e)) or type(e).__name__})", ""

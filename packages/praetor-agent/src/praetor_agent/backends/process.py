@@ -18,7 +18,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -28,6 +27,7 @@ from praetor_agent.core.model import Observed, TerminationReason
 from praetor_agent.core.restart import START_ERROR_EXIT_CODE, reason_of
 from praetor_agent.errors import BackendError, StartError
 from praetor_agent.state import read_text, replace_file
+from praetor_api.backports import dataclass
 from praetor_api.spec import Backend
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from signal import Signals
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from praetor_agent.clock import PROGRESS
 from praetor_agent.core.model import Observed
 from praetor_agent.errors import BackendError
+from praetor_api.backports import dataclass
 from praetor_api.spec import Backend as BackendName
 
 if TYPE_CHECKING:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from signal import Signals
 
@@ -21,6 +20,7 @@ from praetor_agent.core.model import Observed
 from praetor_agent.core.restart import reason_of
 from praetor_agent.errors import BackendError, StartError
 from praetor_agent.state import read_text, replace_file
+from praetor_api.backports import dataclass
 from praetor_api.spec import Backend, Hardening, Resources
 
 PROPERTIES = (

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
+from praetor_api.backports import dataclass
 from praetor_api.spec import CONTAINER_ONLY, Backend, Container, Execution
 
 FREE_NETWORKS = frozenset({"host", "none"})

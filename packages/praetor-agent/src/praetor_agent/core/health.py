@@ -8,8 +8,10 @@ count at most once per period, because thresholds are in periods.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Optional
 
+from praetor_api.backports import dataclass
 from praetor_api.spec import ONE_CHECK, HealthCheck
 
 STARTUP_PERIOD_SECONDS = 2.0
@@ -24,11 +26,11 @@ class Health:
 
     handle: str
     next_at: float
-    healthy: bool | None = None
+    healthy: Optional[bool] = None
     successes: int = 0
     failures: int = 0
-    counted_at: float | None = None
-    message: str | None = None
+    counted_at: Optional[float] = None
+    message: Optional[str] = None
     since: float = 0.0
 
 

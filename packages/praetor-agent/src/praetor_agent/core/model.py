@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from enum import StrEnum
+from dataclasses import field, replace
+from typing import Optional
 
 from praetor_agent.core.allowances import NOTHING, Allowances
 from praetor_agent.core.health import Health
+from praetor_api.backports import StrEnum, dataclass
 from praetor_api.conditions import PROVING_SECONDS
 from praetor_api.protocol import DesiredItem, RollbackReason
 from praetor_api.spec import Artifact, ArtifactType, Backend, RestartPolicy
@@ -55,8 +56,8 @@ class Failure:
 
     reason: str
     message: str
-    artifact_downloaded: bool | None = None
-    artifact_verified: bool | None = None
+    artifact_downloaded: Optional[bool] = None
+    artifact_verified: Optional[bool] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,9 +69,9 @@ class Revision:
     """
 
     item: DesiredItem
-    artifact_path: str | None = None
-    artifact_digest: str | None = None
-    applied: str | None = None
+    artifact_path: Optional[str] = None
+    artifact_digest: Optional[str] = None
+    applied: Optional[str] = None
 
     @property
     def spec_hash(self) -> str:
@@ -123,24 +124,24 @@ class Record:
     namespace: str = ""
     name: str = ""
     stage: ProcessStage = ProcessStage.PENDING
-    current: Revision | None = None
-    last_good: Revision | None = None
+    current: Optional[Revision] = None
+    last_good: Optional[Revision] = None
     boot_id: str = ""
-    handle: str | None = None
+    handle: Optional[str] = None
     started_at: float = 0.0
-    start_time: str | None = None
+    start_time: Optional[str] = None
     restart_count: int = 0
     failures: int = 0
     not_before: float = 0.0
-    exit_code: int | None = None
-    termination_reason: str | None = None
-    stop_deadline: float | None = None
-    failure: Failure | None = None
-    healthy_since: float | None = None
-    rollback: Rollback | None = None
-    confirmation: Confirmation | None = None
+    exit_code: Optional[int] = None
+    termination_reason: Optional[str] = None
+    stop_deadline: Optional[float] = None
+    failure: Optional[Failure] = None
+    healthy_since: Optional[float] = None
+    rollback: Optional[Rollback] = None
+    confirmation: Optional[Confirmation] = None
     drift_count: int = 0
-    output_tail: str | None = None
+    output_tail: Optional[str] = None
     trial: int = 0
     proven: bool = False
     reboots: int = 0
@@ -194,15 +195,15 @@ class Observed:
     backend: Backend
     spec_hash: str
     running: bool
-    handle: str | None = None
-    pid: int | None = None
-    watch: int | None = None
-    exit_code: int | None = None
-    termination_reason: str | None = None
-    error: str | None = None
+    handle: Optional[str] = None
+    pid: Optional[int] = None
+    watch: Optional[int] = None
+    exit_code: Optional[int] = None
+    termination_reason: Optional[str] = None
+    error: Optional[str] = None
     edited: bool = False
     unlimited: tuple[str, ...] = ()
-    at_boot: bool | None = None
+    at_boot: Optional[bool] = None
     renamed: bool = False
     unknown: bool = False
     mark: str = ""
@@ -216,9 +217,9 @@ class ArtifactState:
     *pinned* is whether the spec has a digest to verify it by.
     """
 
-    path: str | None = None
-    digest: str | None = None
-    failure: Failure | None = None
+    path: Optional[str] = None
+    digest: Optional[str] = None
+    failure: Optional[Failure] = None
     attempts: int = 0
     pinned: bool = True
 
@@ -229,14 +230,14 @@ class Exchange:
 
     at: str
     answer: str
-    acknowledged_at: str | None = None
+    acknowledged_at: Optional[str] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
     """What only the running agent knows, stored for `praetor-agent status`. *health* is by uid."""
 
-    exchange: Exchange | None = None
+    exchange: Optional[Exchange] = None
     health: Mapping[str, Health] = field(default_factory=dict)
 
 
@@ -260,10 +261,10 @@ class ObservedDevice:
     unavailable: Mapping[Backend, str] = field(default_factory=dict)
     silent: Mapping[Backend, str] = field(default_factory=dict)
     health: Mapping[str, Health] = field(default_factory=dict)
-    freeze: str | None = None
+    freeze: Optional[str] = None
     confirmed: Mapping[str, str] = field(default_factory=dict)
-    heard_at: float | None = None
-    persistence_error: str | None = None
+    heard_at: Optional[float] = None
+    persistence_error: Optional[str] = None
     proving_seconds: float = PROVING_SECONDS
     allowances: Allowances = NOTHING
     file_problems: Mapping[str, Failure] = field(default_factory=dict)

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from praetor_api.backports import dataclass
 from praetor_api.protocol import HEARTBEAT_JITTER, MAX_WAIT_SECONDS
 
 QUIET_WAIT_SECONDS = 25

@@ -11,8 +11,8 @@ is started, because the next agent would not know of it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import TypeAlias
+from dataclasses import replace
+from typing import Optional, Union
 
 from praetor_agent.core import allowances, files, health, reboot, refresh, restart, rollback
 from praetor_agent.core.model import (
@@ -25,6 +25,7 @@ from praetor_agent.core.model import (
     Record,
     Revision,
 )
+from praetor_api.backports import TypeAlias, dataclass
 from praetor_api.conditions import STABILITY_WINDOW_SECONDS
 from praetor_api.protocol import Desired, DesiredItem, InvalidItem
 from praetor_api.spec import Backend
@@ -84,7 +85,7 @@ class Refresh:
 _NAMED = 3
 """How many processes a message names."""
 
-Action: TypeAlias = Fetch | Start | Stop | Remove | Repair | Refresh
+Action: TypeAlias = Union[Fetch, Start, Stop, Remove, Repair, Refresh]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,8 +97,8 @@ class Decision:
 
     actions: tuple[Action, ...] = ()
     memory: Memory
-    wake_at: float | None = None
-    ask_at: float | None = None
+    wake_at: Optional[float] = None
+    ask_at: Optional[float] = None
 
 
 def reconcile(desired: Desired, device: ObservedDevice, memory: Memory, now: float) -> Decision:
@@ -133,7 +134,7 @@ def _numbered(record: Record, memory: Memory) -> Record:
 class _Step:
     record: Record
     actions: tuple[Action, ...] = ()
-    wake_at: float | None = None
+    wake_at: Optional[float] = None
     forget: bool = False
 
 

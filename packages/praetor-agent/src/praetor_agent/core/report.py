@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from praetor_agent.core import reboot, restart
 from praetor_agent.core.health import Health
@@ -25,6 +25,7 @@ from praetor_agent.core.model import (
     pinned,
 )
 from praetor_agent.core.reconcile import unknown
+from praetor_api.backports import dataclass
 from praetor_api.protocol import (
     DEFAULT_HEARTBEAT_SECONDS,
     HEARTBEAT_JITTER,

@@ -11,12 +11,13 @@ import logging
 import os
 import stat
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from praetor_agent.files.owner import Owner
 from praetor_agent.files.place import Place
 from praetor_agent.state import JsonFile
+from praetor_api.backports import dataclass
 from praetor_api.wire import WireError, read, write
 
 log = logging.getLogger(__name__)

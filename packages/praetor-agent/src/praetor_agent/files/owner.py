@@ -6,9 +6,9 @@ from __future__ import annotations
 import grp
 import os
 import pwd
-from dataclasses import dataclass
 
 from praetor_agent.errors import FileError
+from praetor_api.backports import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import shutil
 import stat
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from praetor_agent.core import files
@@ -19,6 +19,7 @@ from praetor_agent.errors import FileError
 from praetor_agent.files.ledger import Entry, Ledger, digest_of, with_status
 from praetor_agent.files.owner import resolved
 from praetor_agent.files.place import Place, flush
+from praetor_api.backports import dataclass
 from praetor_api.protocol import DesiredItem
 
 log = logging.getLogger(__name__)
@@ -122,7 +123,8 @@ class FileStore:
             raise FileError(refused, allowed=False)
         parent, _, name = path.rpartition("/")
         try:
-            real = os.path.realpath(parent or "/", strict=True)
+            real = os.path.realpath(parent or "/")
+            os.stat(real)  # what leads nowhere is an error
         except OSError as e:
             words = "is not there; make it first" if e.errno == errno.ENOENT else f"cannot be used: {e.strerror}"
             raise FileError(f"{field}: the directory {parent!r} {words}") from None

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from praetor_agent.__about__ import __version__
 from praetor_agent.errors import GatewayError
 from praetor_agent.settings import DIRECT, RunSettings
 from praetor_agent.state import Received
+from praetor_api.backports import dataclass
 from praetor_api.protocol import (
     AGENT_FEATURES,
     FEATURES_HEADER,
@@ -39,6 +40,8 @@ WAIT_MARGIN_SECONDS = 15.0
 MAX_DESIRED_BYTES = 16 * 1024 * 1024
 MAX_RETRY_AFTER_SECONDS = 300.0
 MAX_INTERVAL_SECONDS = 86400
+_FAILURES = (OSError, ValueError, requests.exceptions.BaseHTTPError)  # type: ignore[attr-defined]  # it is urllib3's
+"""urllib3 raises ValueError for an invalid host, and old requests lets through what it raises of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,7 +182,7 @@ class GatewayClient:
                 stream=True,
             ) as response:
                 content = _bounded(response)
-        except (OSError, ValueError) as e:  # urllib3 raises ValueError for an invalid host
+        except _FAILURES as e:
             way = " through the proxy" if isinstance(e, requests.exceptions.ProxyError) else ""
             raise GatewayError(f"cannot reach the gateway at {self._address.url}{way}: {_innermost(e)}") from e
         _refuse(response, content)
@@ -221,6 +224,7 @@ def _innermost(error: BaseException) -> str:
 
 
 def _bounded(response: requests.Response) -> bytes:
+    response.raw.enforce_content_length = True  # urllib3 1.26 takes an answer that was cut off for a whole one
     content = bytearray()
     for chunk in response.iter_content(65536):
         content += chunk

@@ -6,7 +6,6 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
 from threading import Event, Lock, Thread
 from typing import Protocol
 
@@ -17,6 +16,7 @@ from praetor_agent.core.report import first_seq, heartbeat_delay
 from praetor_agent.errors import GatewayError
 from praetor_agent.link.client import GatewayClient, Poll, PollAnswer
 from praetor_agent.state import Received
+from praetor_api.backports import dataclass
 from praetor_api.protocol import DEFAULT_HEARTBEAT_SECONDS
 
 

@@ -7,7 +7,7 @@ import logging
 import random
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from threading import Event, Thread
 
 from praetor_agent.clock import MAX_WAIT_SECONDS, Clock, rfc3339
@@ -18,6 +18,7 @@ from praetor_agent.core.report import Observations, ReportState
 from praetor_agent.errors import GatewayError
 from praetor_agent.link.client import GatewayClient, PollAnswer
 from praetor_agent.link.poller import Heartbeats, Inbox
+from praetor_api.backports import dataclass
 from praetor_api.protocol import Desired, Report, ReportAck
 
 log = logging.getLogger(__name__)

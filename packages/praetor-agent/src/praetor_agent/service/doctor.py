@@ -9,8 +9,8 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from dataclasses import asdict
+from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from praetor_agent.link.facts import MIB, free_bytes, size_words
 from praetor_agent.service.status import table, troubles
 from praetor_agent.settings import RunSettings, loose_mode
 from praetor_agent.state import JsonFile, State, is_locked, read_freeze, replace_file
+from praetor_api.backports import dataclass
 
 LEAST_FREE = 100 * MIB
 ALMOST = 0.9
@@ -108,8 +109,8 @@ def _python() -> Iterator[Check]:
 
     version, library = sys.version.split()[0], requests.__version__
     message = f"Python {version}, requests {library}"
-    if sys.version_info < (3, 11) or tuple(map(int, library.split(".")[:2])) < (2, 32):
-        remedy = "the agent needs Python 3.11 and requests 2.32; the zipapp includes requests"
+    if sys.version_info < (3, 9) or tuple(map(int, library.split(".")[:3])) < (2, 25, 1):
+        remedy = "the agent needs Python 3.9 and requests 2.25.1; the zipapp includes requests"
         yield Check("python", FAULT, message, remedy)
         return
     yield Check("python", OK, message)
@@ -230,7 +231,7 @@ def _gateway(settings: RunSettings) -> Iterator[Check]:
         client.close()
     yield Check("gateway", OK, f"{where} answered after {time.monotonic() - began:.2f} s and knows {settings.device}")
     try:
-        skew = (datetime.now(UTC) - parsedate_to_datetime(date or "")).total_seconds()
+        skew = (datetime.now(timezone.utc) - parsedate_to_datetime(date or "")).total_seconds()
     except (ValueError, TypeError):  # none, or one without a zone
         return
     if abs(skew) > SKEW_SECONDS:
@@ -248,11 +249,11 @@ def remedy_of(error: GatewayError) -> str:
         return "see the check of the token"
     if error.unauthorized:
         return "make a new token (praetorctl devices token) for this device name, and check --device"
-    match error.__cause__:
-        case requests.exceptions.ProxyError():
-            return "check --proxy, HTTPS_PROXY and NO_PROXY"
-        case requests.exceptions.SSLError():
-            return "give the gateway's CA certificate with --ca-bundle, and check the clock"
-        case requests.exceptions.ConnectionError() | requests.exceptions.Timeout():
-            return "check --gateway, the routes, DNS and the firewalls"
+    cause = error.__cause__
+    if isinstance(cause, requests.exceptions.ProxyError):
+        return "check --proxy, HTTPS_PROXY and NO_PROXY"
+    if isinstance(cause, requests.exceptions.SSLError):
+        return "give the gateway's CA certificate with --ca-bundle, and check the clock"
+    if isinstance(cause, (requests.exceptions.ConnectionError, requests.exceptions.Timeout)):
+        return "check --gateway, the routes, DNS and the firewalls"
     return "check --gateway: this answer is not from a Praetor gateway"

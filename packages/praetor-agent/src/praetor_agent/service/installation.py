@@ -20,7 +20,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from praetor_agent.core.model import Memory, Observed
 from praetor_agent.errors import AgentError, BackendError, UsageError
 from praetor_agent.service.bootstrap import TRIAL_SECONDS
 from praetor_agent.state import is_locked, read_text, replace_file, sync_directory
+from praetor_api.backports import dataclass
 
 NAME = "praetor-agent"
 UNIT = Path("/etc/systemd/system") / f"{NAME}.service"
@@ -206,7 +207,9 @@ def _run(*command: str) -> None:
 
 
 END_SECONDS = 60.0
-PACKAGES = ("praetor_agent", "praetor_api", "requests", "urllib3", "idna", "certifi", "charset_normalizer")
+PACKAGES = ("praetor_agent", "praetor_api", "requests", "urllib3", "idna", "certifi")
+OTHERS = ("charset_normalizer", "chardet", "six")
+"""What one requests needs and another does not: those of distributions have parts of urllib3 beside it."""
 
 
 def install(root: Path, init: str, variables: Mapping[str, str], token: str | None) -> str:
@@ -359,12 +362,16 @@ def _put(root: Path, file: Path | None = None) -> str:
     elif (here / "__main__.py").is_file():  # an installed version: the same one again, with its licences
         shutil.copytree(here, staging, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
     else:
-        for name in PACKAGES:
+        import_module("requests")
+        for name in (*PACKAGES, *(name for name in OTHERS if name in sys.modules)):
             spec = find_spec(name)
-            source = next(iter(spec.submodule_search_locations or ())) if spec else None
+            source = next(iter(spec.submodule_search_locations or ()), spec.origin) if spec else None
             if source is None:
                 raise AgentError(f"the package {name} cannot be found beside this agent")
-            shutil.copytree(source, staging / name, ignore=shutil.ignore_patterns("__pycache__", "kube"))
+            if os.path.isfile(source):
+                shutil.copy2(source, staging)
+            else:
+                shutil.copytree(source, staging / name, ignore=shutil.ignore_patterns("__pycache__", "kube"))
         (staging / "__main__.py").write_bytes(_source("__main__.py"))
     digest = hashlib.sha256()
     for path in sorted(staging.rglob("*")):
@@ -411,7 +418,10 @@ def _prune(root: Path) -> None:
 
 def _python() -> str:
     """Return the base interpreter, because a virtual environment may be removed."""
-    return str(getattr(sys, "_base_executable", "") or sys.executable)
+    base = str(getattr(sys, "_base_executable", "") or sys.executable)
+    if base == sys.executable and sys.prefix != sys.base_prefix:  # before Python 3.11 that is the environment's own
+        base = os.path.realpath(sys.executable)
+    return base
 
 
 def _cannot(what: str, error: BaseException) -> AgentError:

@@ -13,7 +13,6 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from praetor_agent.core.report import observations
 from praetor_agent.errors import AgentError, BackendError
 from praetor_agent.host import Backends
 from praetor_agent.state import Received, State, is_locked, read_freeze
+from praetor_api.backports import dataclass
 from praetor_api.protocol import Observation
 from praetor_api.spec import ConfirmMode
 from praetor_api.wire import clean_text, write
@@ -138,7 +138,8 @@ def _exchanged(last: Exchange | None, now: datetime) -> str:
 
 def _ago(at: str, now: datetime) -> str:
     try:
-        return f"{at} ({(now - datetime.fromisoformat(at)).total_seconds():.0f} s ago)"
+        then = datetime.fromisoformat(at.replace("Z", "+00:00"))  # a Z is read from Python 3.11 on
+        return f"{at} ({(now - then).total_seconds():.0f} s ago)"
     except ValueError:
         return at
 
