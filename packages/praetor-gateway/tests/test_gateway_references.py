@@ -174,6 +174,8 @@ async def test_what_all_devices_refer_to_is_resolved_and_kept_once() -> None:
         found = [device.resolved(row) for device in fleet for row in device.served]
         assert len(found) == 5
         assert all(each is found[0] for each in found)
+        rows = [row for device in fleet for row in device.served]
+        assert len({id(row.features) for row in rows}) == len({id(row.references) for row in rows}) == 1
         for number in range(1, 6):
             await lab.settled(lab.kube.delete(DEVICE_PROCESSES, Key("lab", f"agent-leaf-{number}")))
         assert (store.templates, store._naming) == (0, {})

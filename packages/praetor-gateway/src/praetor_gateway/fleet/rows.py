@@ -189,7 +189,7 @@ class Projection:
         """Return the row of a DeviceProcess; KeyError or ValueError for one that breaks its schema."""
         metadata, spec = obj["metadata"], obj["spec"]
         ref, annotations = spec["deviceRef"], metadata.get("annotations") or {}
-        features = features_needed(spec) or _NO_FEATURES
+        features = self._one(features_needed(spec) or _NO_FEATURES)
         return CachedProcess(
             key=Key(sys.intern(metadata["namespace"]), metadata["name"]),
             uid=metadata["uid"],
