@@ -18,11 +18,11 @@ NOT_SELECTING = ("--deselect", "--ignore", "--ignore-glob", "--rootdir", "--conf
 
 
 def with_suite(arguments: Sequence[str]) -> list[str]:
-    """Return *arguments*, and a whole suite unless they name tests of this folder: where Pods run, theirs."""
+    """Return *arguments*, and a whole suite unless they name tests of this folder: where Pods run, theirs before it."""
     selecting = (word for flag, word in pairwise(("", *arguments)) if flag not in NOT_SELECTING)
     paths = (Path(word.partition("::")[0]).resolve() for word in selecting)
     named = any(path.exists() and path.is_relative_to(HERE) for path in paths)
-    return [*arguments, *(() if named else (str(PODS if _with_pods(arguments) else SUITE),))]
+    return [*arguments, *(() if named else map(str, (PODS, SUITE) if _with_pods(arguments) else (SUITE,)))]
 
 
 def _with_pods(arguments: Sequence[str]) -> bool:

@@ -13,6 +13,7 @@ from attrs import frozen
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
+from e2e.clusters.cluster import Capability
 from e2e.stack.kube import Kube
 from e2e.stack.manifests import deployment
 from e2e.stack.server import Server
@@ -21,6 +22,8 @@ from e2e.stack.waiting import eventually
 from e2e.suite.fleet import AgentFleet
 from e2e.suite.readiness import await_ready, await_revision
 from e2e.suite.workloads import prompt
+
+pytestmark = pytest.mark.needs(Capability.PROGRAMS)
 
 NAME = "sleeper"
 STEPS = ["template changed", "process written", "desired state served", "device reported"]

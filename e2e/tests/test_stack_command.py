@@ -23,8 +23,8 @@ def test_without_named_tests_the_whole_suite_runs(arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["--cluster", "node"], ["--cluster=node", "-x"], ["--cluster", "kind"]])
-def test_on_a_node_the_tests_of_pods_run(arguments: list[str]) -> None:
-    assert with_suite(arguments) == [*arguments, str(PODS)]
+def test_on_a_node_the_tests_of_pods_run_and_then_the_suite(arguments: list[str]) -> None:
+    assert with_suite(arguments) == [*arguments, str(PODS), str(SUITE)]
 
 
 @pytest.mark.parametrize("selected", ["", "::test_x[y]"])

@@ -136,7 +136,7 @@ def test_prune_deletes_what_imports_created_and_nothing_else(lab: Lab) -> None:
     lab.switch("adopted")
     imports(lab, FILE + "adopted,fra1,r3,\n")
     kept = run(lab, "name,site,rack\nleaf-2,fra1,r2\n", "--label", "managementAddress=", "--yes")
-    assert "1 imported device not in the file; --prune deletes them\n" in kept.stdout
+    assert "1 imported device not in the file; --prune deletes it\n" in kept.stdout
     assert "leaf-1" in names(lab)
     said = imports(lab, "name,site,rack\nleaf-2,fra1,r2\n", "--prune")
     assert said.splitlines()[0] == "delete leaf-1"

@@ -144,7 +144,8 @@ class Service:
         else:
             _enable((("update-rc.d", NAME, "defaults"), ("chkconfig", "--add", NAME)))
         if _is_ours(COMMAND):  # else it is on PATH already, by pip
-            with suppress(OSError):  # a read-only file system, or no such folder
+            with suppress(OSError):  # a read-only file system
+                COMMAND.parent.mkdir(parents=True, exist_ok=True)
                 replace_file(COMMAND, COMMAND_TEXT.format(python=python, root=self.root).encode(), mode=0o755)
 
     def restart(self) -> None:

@@ -187,7 +187,8 @@ def _preview(mapped: Mapped, found: Comparison, most: int, *, yes: bool, prune: 
     if found.of(Action.CONFLICT):
         lines.append("a device with a conflict stays as it is; --force-conflicts overwrites what others set")
     if found.missing and not prune:
-        lines.append(f"{counted(found.missing, 'imported device')} not in the file; --prune deletes them")
+        them = "it" if found.missing == 1 else "them"
+        lines.append(f"{counted(found.missing, 'imported device')} not in the file; --prune deletes {them}")
     if not yes and len(found.changes) > len(found.of(Action.CONFLICT)):
         lines.append("nothing was written; --yes writes it")
     return lines
