@@ -73,7 +73,7 @@ def older(
     remove(made)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def devices(
     bare_system: System, images: dict[str, Image], tmp_path_factory: pytest.TempPathFactory, progress: Progress
 ) -> Iterator[Devices]:

@@ -65,6 +65,7 @@ class Devices:
         self.agent.program.stop()
         self.agent.end_processes()
         self._opened.close()
+        self.kube.delete_devices()  # their names are those of other tests, too
 
     def change(self, value: str, **fields: object) -> None:
         """Change an environment variable of the sample's template, and other *fields* of the sample."""
