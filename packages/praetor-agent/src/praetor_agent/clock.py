@@ -29,7 +29,7 @@ class Clock(Protocol):
         ...
 
     def wall(self) -> datetime:
-        """Return the time of day, in timezone.utc."""
+        """Return the time of day, in UTC."""
         ...
 
 
