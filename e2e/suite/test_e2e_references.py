@@ -102,7 +102,7 @@ def test_a_rollout_offers_no_device_but_the_first_what_the_namespace_lacks(
     fleet: AgentFleet, kube: Kube, api: RawApi, gateway: Server
 ) -> None:
     devices = power_on(fleet, gateway, 3)
-    kube.apply(deployment("agent", shell("sleep infinity & wait", "old"), rolling={"maxUnavailable": 1}))
+    kube.apply(deployment("agent", shell("sleep infinity & wait", "old"), max_unavailable=1))
     ready = await_ready(kube, devices)
     pids = {device: ready[device]["status"]["pid"] for device in devices}
     spec = shell("sleep infinity & wait", "--level=$(LEVEL)")
