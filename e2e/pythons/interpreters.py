@@ -33,7 +33,7 @@ class Interpreter:
         if self.root is None:
             return ()
         shared = (f"--bind={path}" for path in (ROOT, *binds))
-        options = ("-q", "--register=no", "--volatile=overlay", "-D", str(self.root), f"--chdir={ROOT}")
+        options = ("-q", "--register=no", "--keep-unit", "--volatile=overlay", "-D", str(self.root), f"--chdir={ROOT}")
         return ("systemd-nspawn", *options, *shared, "--")
 
 

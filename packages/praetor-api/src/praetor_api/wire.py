@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -39,6 +40,7 @@ _NO_CONSTRAINT = Constraint()
 _UNIONS = (typing.Union, getattr(types, "UnionType", typing.Union))  # Python 3.9 has one of them
 MAX_KEY_LENGTH = 317
 """Longest name in a mapping: that of a label, with 253 for the prefix, a slash, 63 for the name."""
+_MAX_DIGITS = 4300
 # C0 and C1 controls, and the marks that turn the direction of text: they would forge log lines and terminal output.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -140,6 +142,12 @@ def _wire_field(spec: Field[Any], hint: Any) -> WireField:
 
 def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is not a JSON number")
+
+
+def _whole(text: str) -> int:
+    if len(text) > _MAX_DIGITS:
+        raise ValueError(f"{text[:40]} has more than {_MAX_DIGITS} digits")
+    return int(text)
 
 
 def _finite(text: str) -> float:
@@ -266,7 +274,9 @@ def _matches(pattern: str, value: str) -> bool:
     return re.search(anchored, value) is not None
 
 
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
+# Python before 3.9.14 has no limit of its own, and takes a time that grows with the square of the digits
+_PARSE_INT = None if hasattr(sys, "get_int_max_str_digits") else _whole
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite, parse_int=_PARSE_INT)
 _SCALARS: dict[Any, tuple[Callable[[object], bool], str]] = {
     str: (lambda data: isinstance(data, str), "a string"),
     bool: (lambda data: isinstance(data, bool), "true or false"),
