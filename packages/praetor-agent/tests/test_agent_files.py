@@ -97,6 +97,10 @@ def test_files_are_written_below_the_own_directory_and_below_an_allowed_root(dis
     assert stat.S_IMODE((disk.state / "files.json").stat().st_mode) == 0o600
     assert disk.store.write(wanted) == ()
     assert disk.store.directory_of(item()) == ""
+    elsewhere = item(file(disk.root / "app.conf"))
+    assert disk.store.directory_of(elsewhere) == ""  # there is nothing to mount
+    disk.store.write(elsewhere)
+    assert disk.tree() == {"app.conf"}
 
 
 @root_only

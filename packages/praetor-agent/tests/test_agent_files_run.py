@@ -21,10 +21,11 @@ class Device:
         self.gateway = gateway
         self.state, self.root = place / "state", place / "etc"
         self.root.mkdir()
+        self.hold = place / "hold"
 
     def agent(self) -> Any:
-        return running_agent(self.gateway, self.state, "--allow-file-root", "/nonexistent", "--allow-file-root",
-                             str(self.root))  # fmt: skip
+        roots = ("--allow-file-root", "/nonexistent", "--allow-file-root", str(self.root))
+        return running_agent(self.gateway, self.state, *roots, "--hold-file", str(self.hold))
 
     def desire(self, script: str, *files: dict[str, Any], **more: Any) -> str:
         """Have a shell run *script* with *files*; return the hash of its spec."""
@@ -187,6 +188,20 @@ def test_files_outlive_the_agent_and_an_edit_meanwhile_is_written_back(device: D
             assert device.seen().pid == first.pid
             device.gateway.desire()
             until(lambda: not kept.exists(), "the file is removed with the process")
+
+
+def test_an_edit_on_a_frozen_device_stays_also_when_the_process_is_restarted(device: Device) -> None:
+    kept = device.root / "kept"
+    with device.agent():
+        first = device.await_version(device.desire("sleep 1000 & wait", {"path": str(kept), "content": "ours"}))
+        device.hold.touch()
+        device.gateway.wait_for(lambda: device.seen().update_held_message is not None, "the device is frozen")
+        kept.write_text("to debug")
+        os.kill(first.pid or 0, 9)
+        device.gateway.wait_for(lambda: device.seen().pid not in (None, first.pid), "it runs again")
+        assert kept.read_text() == "to debug"
+        device.hold.unlink()
+        until(lambda: kept.read_text() == "ours", "the edit is written back once nothing holds it")
 
 
 def test_an_edit_that_cannot_be_undone_is_reported_and_the_process_runs_on(device: Device) -> None:

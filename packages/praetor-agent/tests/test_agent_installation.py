@@ -18,9 +18,12 @@ from praetor_agent.__about__ import __version__
 from praetor_agent.backends import procfs
 from praetor_agent.backends.process import ProcessBackend
 from praetor_agent.cli import main
+from praetor_agent.files.store import FileStore
 from praetor_agent.service import installation
 from praetor_agent.state import Received, State, lock_directory
-from praetor_api.protocol import read_desired
+from praetor_api.files import File
+from praetor_api.protocol import DesiredItem, read_desired
+from praetor_api.spec import Backend, Execution, ProcessSpec
 
 DOCKER = """#!/bin/sh
 [ ! -e {place}/dead ] || {{ echo "Cannot connect to the Docker daemon" >&2; exit 1; }}
@@ -175,11 +178,19 @@ def test_an_uninstall_that_a_dead_container_runtime_stops_ends_the_rest_and_can_
 def test_what_an_uninstall_left_running_can_be_removed_later(device: InitSystem) -> None:
     device.install()
     backend = device.run()
+    (device.place / "etc").mkdir()
+    theirs, ours = device.place / "etc" / "theirs", device.place / "etc" / "ours"
+    theirs.write_text("mine")
+    execution = Execution(backend=Backend.PROCESS, files=(File(path=str(ours), content="x"),))
+    item = DesiredItem(uid="u1", namespace="net", name="fw", spec=ProcessSpec(execution=execution), spec_hash="v1")
+    FileStore(device.state / "files", device.state / "files.json", [str(device.place / "etc")]).write(item)
     device.uninstall()
     assert backend.observe()["u1"].running
+    assert ours.exists()
     device.uninstall("--remove-processes")
     assert not backend.observe()
     assert not device.state.exists()
+    assert [path.name for path in (device.place / "etc").iterdir()] == ["theirs"]
 
 
 @pytest.mark.parametrize("flags", [(), ("--remove-processes",)])

@@ -1214,3 +1214,13 @@ def test_a_signal_is_for_files_that_ask_for_it() -> None:
     assert files.signal_of(File(path="a", on_change=OnChange.NONE)) == ""
     execution = Execution(backend=Backend.PROCESS, files=(File(path="a", content="", signal=ReloadSignal.HUP),))
     assert "signal needs onChange: Signal; write both" in (files.fault(execution) or "")
+
+
+def test_a_process_that_is_restarted_on_a_frozen_device_gets_the_files_that_are_there() -> None:
+    wants = with_files("v1", signalled("1"))
+    device = ObservedDevice(boot_id=BOOT, observed={UID: dead(1)})
+    memory: Memory = {UID: replace(runs(wants), stage=ProcessStage.WAITING, not_before=0.0)}
+    for freeze in ("held by /run/hold", None):
+        (start,) = reconcile(wanted(wants), replace(device, freeze=freeze), memory, 100.0).actions
+        assert isinstance(start, Start)
+        assert start.as_they_are is (freeze is not None)

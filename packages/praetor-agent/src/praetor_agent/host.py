@@ -95,7 +95,7 @@ class Host:
         if path and not Path(path).exists():
             raise ArtifactGone(f"the artifact {path} is gone from this device")
         log.info("starting process namespace=%s name=%s hash=%s", item.namespace, item.name, item.spec_hash)
-        if self._files is not None:
+        if self._files is not None and not action.as_they_are:
             self._files.write(item)
             self._files.signalled(item.uid)  # it reads them now
         self._backends[item.spec.execution.backend].start(self._command_of(action.revision, at_boot=action.at_boot))

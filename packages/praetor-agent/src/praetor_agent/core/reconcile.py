@@ -40,10 +40,14 @@ class Fetch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
-    """Start the revision; its predecessor has ended. *at_boot*: init starts it at boot from now on."""
+    """Start the revision; its predecessor has ended. *at_boot*: init starts it at boot from now on.
+
+    *as_they_are*: its files stay as they are on the device, which is frozen.
+    """
 
     revision: Revision
     at_boot: bool = False
+    as_they_are: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -380,7 +384,11 @@ def _supervise(revision: Revision, record: Record, device: ObservedDevice, now: 
         return _Step(record=replace(record, failure=_not_kept("not started, because it might run twice", device)))
     if new:
         record = rollback.begun(record, revision, device.boot_id, now)
-    return _start(revision, restart.fresh(record) if counters_reset else record, seen, device, now)
+    step = _start(revision, restart.fresh(record) if counters_reset else record, seen, device, now)
+    if new or device.freeze is None or not revision.item.spec.execution.files:
+        return step
+    frozen = (replace(each, as_they_are=True) if isinstance(each, Start) else each for each in step.actions)
+    return replace(step, actions=tuple(frozen))
 
 
 def _keep(revision: Revision, record: Record, device: ObservedDevice, now: float) -> _Step:

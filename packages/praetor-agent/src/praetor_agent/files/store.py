@@ -53,8 +53,8 @@ class FileStore:
         return str(self._directory / hashlib.sha256(uid.encode("utf-8", "surrogatepass")).hexdigest()[:32])
 
     def directory_of(self, item: DesiredItem) -> str:
-        """Return the path of the own directory of *item*; "" if it has no files."""
-        return self.own(item.uid) if item.spec.execution.files else ""
+        """Return the path of the own directory of *item*; "" if it has no files there."""
+        return self.own(item.uid) if any(files.is_own(path) for _, path in _paths(item)) else ""
 
     def problem(self, item: DesiredItem) -> FileError | None:
         """Return why the files of *item* cannot be written, as far as that is known before; None if they can."""
@@ -214,7 +214,7 @@ class FileStore:
             return
         parent = place.directory
         with suppress(OSError):  # the first directory that is not empty
-            while entry.own and parent.startswith(f"{entry.own}/"):
+            while entry.own and f"{parent}/".startswith(f"{entry.own}/"):
                 os.rmdir(parent)
                 parent = os.path.dirname(parent)
 
