@@ -23,7 +23,7 @@ def row(name: str) -> str:
 
 
 def test_the_suite_runs_on_a_current_kubernetes_but_for_devices_that_boot() -> None:
-    (selected,) = re.findall(r'hatch run e2e .*--assets "\$current" (.*)\) >', GATE)
+    (selected,) = re.findall(r'hatch run e2e .*--assets "\$current" (.*)', GATE)
     assert selected == '-m "not lab"'
     assert "the suite but for devices that boot" in row("1.36")
 
