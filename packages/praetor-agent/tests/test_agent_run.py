@@ -520,8 +520,8 @@ def test_during_a_freeze_nothing_changes_but_processes_are_kept_running(gateway:
     hold = agent.state.parent / "hold"
     hold.write_text("ask the night shift\n")
     gateway.desire(item("a", process_spec("sleep", "1004"), generation=2))
-    gateway.wait_for(lambda: seen(gateway).update_held_message is not None, "the hold")
-    assert seen(gateway).update_held_message == f"held by {hold}: ask the night shift"
+    said = f"held by {hold}: ask the night shift"  # the file is empty before it says so
+    gateway.wait_for(lambda: seen(gateway).update_held_message == said, "the hold")
     os.kill(first, signal.SIGKILL)
     second = wait_running(gateway, other_than=first)
     assert Path(f"/proc/{second}/cmdline").read_bytes() == b"/usr/bin/sleep\x001000\x00"

@@ -145,12 +145,18 @@ def test_readiness_is_known_after_the_device_went_silent(status: dict[str, Any],
 
 
 @pytest.mark.parametrize(
-    "ref", [{"kind": "BMC", "name": "a"}, {"name": "a", "namespace": "elsewhere"}, {"kind": "NetworkSwitch"}]
+    ("ref", "device"),
+    [
+        pytest.param({"kind": "BMC", "name": "a"}, "BMC/a", id="another-kind"),
+        pytest.param({"kind": "Toaster", "name": "a"}, "", id="no-kind-of-ours"),
+        pytest.param({"name": "a", "namespace": "elsewhere"}, "", id="another-namespace"),
+        pytest.param({"kind": "NetworkSwitch"}, "", id="no-name"),
+    ],
 )
-def test_a_process_of_another_kind_or_place_belongs_to_no_device(ref: dict[str, str]) -> None:
+def test_a_process_belongs_to_the_device_of_its_namespace_that_it_names(ref: dict[str, str], device: str) -> None:
     obj = raw_process({})
     obj["spec"]["deviceRef"] = ref
-    assert project_process(obj).device == ""
+    assert project_process(obj).device == device
 
 
 def test_only_the_controlling_owner_counts() -> None:

@@ -297,8 +297,8 @@ MUTANTS = (
     Mutant(
         invariant="no_reconcile_crashes",
         fault="a case is in no row of the table of verdicts",
-        changes=((verdicts._gate_of_update, "if process.held and", "if False and"),),
-        trace=[begin(), device("hold_updates", 0, held=True), edit("v2"), REPORT, edit("v3")],
+        changes=((verdicts._gate_of_update, "if runs is _TARGET:", "if False:"),),
+        trace=[begin(), edit("v2"), ("pause", {"name": "tel", "paused": True})],
     ),
     Mutant(
         invariant="nothing_is_written_while_nothing_changes",
