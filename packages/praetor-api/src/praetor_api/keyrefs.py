@@ -28,20 +28,24 @@ _Optional = Annotated[
 ]
 
 
+_Key = Annotated[str, Constraint(doc="Key in its data.", min_length=1, max_length=253, pattern=_KEY)]
+
+
+def _name_of(kind: str) -> Constraint:
+    return Constraint(
+        doc=f'Name of the {kind}, which has the label azure.com/deliver: "true".',
+        min_length=1,
+        max_length=253,
+        pattern=_OBJECT_NAME,
+    )
+
+
 @dataclass(frozen=True)
 class ConfigMapKeyRef:
     """A key of a ConfigMap in the process's own namespace."""
 
-    name: Annotated[
-        str,
-        Constraint(
-            doc='Name of the ConfigMap, which has the label azure.com/deliver: "true".',
-            min_length=1,
-            max_length=253,
-            pattern=_OBJECT_NAME,
-        ),
-    ]
-    key: Annotated[str, Constraint(doc="Key in its data.", min_length=1, max_length=253, pattern=_KEY)]
+    name: Annotated[str, _name_of("ConfigMap")]
+    key: _Key
     optional: _Optional = None
 
 
@@ -49,16 +53,8 @@ class ConfigMapKeyRef:
 class SecretKeyRef:
     """A key of a Secret in the process's own namespace."""
 
-    name: Annotated[
-        str,
-        Constraint(
-            doc='Name of the Secret, which has the label azure.com/deliver: "true".',
-            min_length=1,
-            max_length=253,
-            pattern=_OBJECT_NAME,
-        ),
-    ]
-    key: Annotated[str, Constraint(doc="Key in its data.", min_length=1, max_length=253, pattern=_KEY)]
+    name: Annotated[str, _name_of("Secret")]
+    key: _Key
     optional: _Optional = None
 
 
