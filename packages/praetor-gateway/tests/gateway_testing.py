@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mappi
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, TypeVar
 
-from attrs import evolve, field, frozen, mutable
+from attrs import evolve, field, fields_dict, frozen, mutable
 from prometheus_client import CollectorRegistry
 from starlette.types import ASGIApp, Message
 
@@ -18,9 +18,9 @@ from kube_testing import FakeClock, InProcessKube, body_of
 from praetor_api.kube.client.resource import DEVICE_PROCESSES, DEVICES, LEASES, NETWORK_SWITCHES, Key
 from praetor_api.kube.objects import DeviceProcessStatus, NetworkSwitchStatus
 from praetor_api.kube.runtime.tracing import NO_TRACER, Tracer
-from praetor_api.spec import DeviceKind, RestartPolicy
+from praetor_api.spec import DeviceKind
 from praetor_gateway.cli import main, read_settings
-from praetor_gateway.fleet.rows import CachedProcess, CachedSwitch
+from praetor_gateway.fleet.rows import CachedProcess, CachedSwitch, SharedSpec
 from praetor_gateway.gateway import Gateway
 from praetor_gateway.http.server import Listener
 from praetor_gateway.liveness.pace import no_load
@@ -37,17 +37,16 @@ SETTINGS = evolve(read_settings(_PARAMS), identity="gateway-1")
 
 
 def process_row(**fields: Any) -> CachedProcess:
-    """Return a row with defaults for what is not given."""
+    """Return a row with defaults for what is not given; *fields* are its own, or of what it shares with others."""
+    shared = {name: fields.pop(name) for name in fields_dict(SharedSpec).keys() & fields}
     row = CachedProcess(
         key=Key("lab", "agent-leaf-1"),
         uid="uid-1",
         resource_version="7",
         generation=2,
         device="leaf-1",
-        device_namespace="lab",
         deleting=False,
-        restart_policy=RestartPolicy.ALWAYS,
-        parts=(b'{"a":', b"}"),
+        shared=SharedSpec(**{"parts": (b'{"a":', b"}"), "device_namespace": "lab", **shared}),
         status=DeviceProcessStatus(),
     )
     return evolve(row, **fields)
@@ -92,7 +91,7 @@ class Answer:
 
 @mutable
 class AsgiClient:
-    """Calls an ASGI application without a socket."""
+    """Calls an ASGI application without a socket; a server need not name the *scheme*, which is empty then."""
 
     app: ASGIApp
     token: str | None = SHARED_TOKEN
@@ -131,7 +130,7 @@ class AsgiClient:
             "asgi": {"version": "3.0"},
             "http_version": "1.1",
             "method": method,
-            "scheme": self.scheme,
+            **({"scheme": self.scheme} if self.scheme else {}),
             "path": raw_path.replace("%2f", "/").replace("%2d", "-"),
             "raw_path": raw_path.encode(),
             "query_string": query.encode(),

@@ -9,12 +9,14 @@ import pytest
 from attrs import evolve
 
 from gateway_testing import process_row, switch_row
+from praetor_api.annotations import MIN_READY_ANNOTATION
 from praetor_api.canonical import canonical_json, spec_hash
 from praetor_api.kube.client.resource import Key
 from praetor_api.kube.objects import DeviceProcessStatus, NetworkSwitchStatus
 from praetor_gateway.fleet.devices import EMPTY_ETAG, DeviceIndex
-from praetor_gateway.fleet.rows import POOL_SIZE, Projection
+from praetor_gateway.fleet.rows import POOL_SIZE, CachedProcess, Projection
 from praetor_gateway.fleet.session import FACTS, REPLAY_WINDOW_S, DeviceSession
+from praetor_gateway.status import patch
 
 
 def test_a_report_with_a_lower_number_is_a_replay_for_a_while() -> None:
@@ -131,6 +133,48 @@ def test_the_parts_that_specs_share_are_pooled() -> None:
         canonical_json({"deviceRef": {"name": name}, **spec}) for name in ("leaf-1", "leaf-2")
     ]
     assert rows[0].parts is rows[1].parts
+
+
+def test_what_processes_have_in_common_is_one_object_unless_their_deployments_differ() -> None:
+    projection = Projection("site")
+    here, annotations = (
+        {"name": "p", "namespace": "lab", "uid": "u", "resourceVersion": "5"},
+        {MIN_READY_ANNOTATION: "9"},
+    )
+    others = [here, {**here, "namespace": "other"}, {**here, "annotations": annotations}]
+    first, again, elsewhere, later = (projection.process(stored(metadata=each)) for each in (here, *others))
+    assert again.shared is first.shared
+    assert elsewhere.device_namespace == "other"
+    assert (first.min_ready_seconds, later.min_ready_seconds) == (0, 9)
+
+
+def test_the_next_version_of_an_object_keeps_its_identity_unless_it_was_created_again() -> None:
+    fleet = DeviceIndex(lambda _: None)
+    projection = Projection("site", known=fleet.row)
+
+    def read(uid: str, device: str) -> CachedProcess:
+        texts = [bytes(text, "ascii").decode() for text in ("p", uid, device)]  # each read has objects of its own
+        metadata = {"name": texts[0], "namespace": "lab", "uid": texts[1], "resourceVersion": "5"}
+        row = projection.process({"metadata": metadata, "spec": {"deviceRef": {"name": texts[2]}}})
+        fleet.on_change(row.key, fleet.process(row.key), row)
+        return row
+
+    first, second, third = read("uid-1", "leaf-1"), read("uid-1", "leaf-1"), read("uid-2", "leaf-2")
+    assert all(old is new for old, new in ((first.key, second.key), (first.uid, second.uid)))
+    assert first.device is second.device
+    assert (third.key, third.uid, third.device) == (first.key, "uid-2", "leaf-2")
+
+
+@pytest.mark.parametrize(
+    ("version", "kept"),
+    [("7", 7), ("07", "07"), ("", ""), ("v1", "v1"), ("9" * 5000, "9" * 5000), ("\u0663", "\u0663")],
+)
+def test_a_version_is_kept_as_a_number_where_it_is_written_as_one(version: str, kept: int | str) -> None:
+    row = process_row(resource_version=version)
+    assert row.resource_version == kept
+    written = patch.of_process(row, DeviceProcessStatus(pid=1), None, has_switch=True)
+    assert written is not None
+    assert written.body["metadata"] == {"resourceVersion": version}
 
 
 @pytest.mark.parametrize(

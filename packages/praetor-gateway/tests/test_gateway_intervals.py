@@ -96,6 +96,14 @@ def test_what_a_judge_that_is_gone_handed_out_is_assumed_for_a_while() -> None:
     assert handed.longest(301.0) == 15
 
 
+def test_nothing_is_kept_of_devices_while_no_judge_handed_out_a_longer_interval() -> None:
+    handed = HandedIntervals(15)
+    handed.assume(15, 0.0, 300.0)
+    assert not handed.concerns("d", 15, 10.0)
+    handed.hand("d", 15, 10.0)
+    assert (len(handed), handed.of("d", 10.0), handed.longest(10.0)) == (0, 15, 15)
+
+
 def test_what_a_judge_that_is_gone_may_have_handed_out_counts_for_known_devices_too() -> None:
     handed = HandedIntervals(15)
     for device, interval in (("d", 22), ("e", 60)):

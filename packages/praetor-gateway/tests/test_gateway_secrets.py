@@ -84,6 +84,7 @@ async def item_of(asked: AsgiClient) -> dict[str, Any]:
     [
         pytest.param(OWN, "https", {}, None, id="tls-and-own-token"),
         pytest.param(OWN, "http", {}, "PlainText", id="plain"),
+        pytest.param(OWN, "", {}, "PlainText", id="a-server-that-names-no-scheme"),
         pytest.param(SHARED_TOKEN, "http", {}, "PlainText", id="plain-and-shared"),
         pytest.param(SHARED_TOKEN, "https", {}, "SharedToken", id="shared"),
         pytest.param(OWN, "http", {"tls_terminated": True}, None, id="behind-a-proxy"),

@@ -149,7 +149,7 @@ class Gateway:
             count=self.metrics.disconnected,
             took_over=self._composer.take_over,
         )
-        projection = Projection(settings.site_label, traced=tracer.enabled)
+        projection = Projection(settings.site_label, traced=tracer.enabled, known=self._fleet.row)
         self._writer = StatusWriter(
             api,
             self._pending,

@@ -189,7 +189,7 @@ class ObjectMeta:
     owner_references: tuple[OwnerReference, ...] = ()
 
 
-@frozen(kw_only=True)
+@frozen(kw_only=True, weakref_slot=False)
 class Condition:
     """One observed fact about an object."""
 
@@ -258,7 +258,7 @@ class ProcessCounts:
     healthy: Annotated[int | None, Constraint(doc="Processes that are healthy.", minimum=0)] = None
 
 
-@frozen(kw_only=True)
+@frozen(kw_only=True, weakref_slot=False)
 class Reported:
     """Which report a status holds: an older one that arrives late, through whichever gateway, is ignored."""
 
@@ -274,7 +274,7 @@ class Reported:
     )
 
 
-@frozen(kw_only=True)
+@frozen(kw_only=True, weakref_slot=False)
 class NetworkSwitchStatus:
     """State of a device, written by the gateway."""
 
@@ -301,7 +301,7 @@ class NetworkSwitch:
     )
 
 
-@frozen(kw_only=True)
+@frozen(kw_only=True, weakref_slot=False)
 class DeviceProcessStatus:
     """What the device reported, merged by the gateway."""
 

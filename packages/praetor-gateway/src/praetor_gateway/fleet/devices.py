@@ -412,7 +412,7 @@ def _without(rows: tuple[R, ...], row: R) -> tuple[R, ...]:
 def is_older(row: Row, known: Row) -> bool:
     """Return whether *row* is a version from before *known*: the echo of a write that another one overtook."""
     new, old = row.resource_version, known.resource_version
-    return new.isdecimal() and old.isdecimal() and int(new) < int(old)
+    return isinstance(new, int) and isinstance(old, int) and new < old
 
 
 def went_back(old: Row | None, new: Row) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, TypeAlias, TypeVar
 
@@ -31,12 +31,20 @@ Status = TypeVar("Status", DeviceProcessStatus, NetworkSwitchStatus)
 
 POOL_SIZE = 65_536
 """Conditions, and texts, that a pool holds before it is emptied: messages of devices differ without end."""
+TUPLES = 4_096
+"""Tuples of conditions that a pool holds: those of a rollout's step are alike, and of an older one most differ."""
 _MAX_HASH = 128  # characters; a hash has 71, and an annotation may hold 256 KiB
 _MAX_DIGITS = 10
+_MAX_VERSION = 20  # digits
 _KINDS = {kind.value: kind for kind in DeviceKind}
-_NO_FEATURES: frozenset[str] = frozenset()
 _Pooled = TypeVar("_Pooled")
 _CONDITION_FIELDS = ("type", "status", "reason", "message", "lastTransitionTime", "observedGeneration")
+
+
+def _number(version: int | str) -> int | str:
+    """Return a resourceVersion as a number, which takes half of the memory, where one is written so."""
+    is_number = isinstance(version, str) and version.isdecimal() and len(version) < _MAX_VERSION
+    return int(version) if is_number and str(int(version)) == version else version
 
 
 @lru_cache(maxsize=4096)
@@ -46,34 +54,72 @@ def owner(namespace: str, kind: DeviceKind) -> Owner:
 
 
 @frozen(kw_only=True, weakref_slot=False)
-class CachedProcess:
-    """A DeviceProcess; *parts* make its spec, *device_namespace* and *kind* are what its deviceRef names.
+class SharedSpec:
+    """What the processes of a deployment have in common, whose specs differ in the device's name: one object for all.
 
-    A fleet's specs differ in the device's name only: what comes before and after it is kept once. *confirmed* is the
-    hash of the spec that a user confirmed by the annotation, *min_ready_seconds* is its deployment's, 0 where none is
-    known. *created* is when, as the API writes it. Only an agent that knows *features* gets the spec, and only a device
-    that has what its *references* name. *judges* are the field managers that judged its device, each with when it
-    wrote last. *traceparent* is the span that wrote its spec, "" if none is recorded.
+    *parts* are the canonical JSON before and after the name, *device_namespace* and *kind* are what the deviceRef
+    names. Only an agent that knows *features* gets the spec, and only a device that has what its *references* name.
+    *min_ready_seconds* is the deployment's, 0 where none is known.
+    """
+
+    parts: tuple[bytes, bytes]
+    device_namespace: str
+    restart_policy: RestartPolicy = RestartPolicy.ALWAYS
+    features: frozenset[str] = frozenset()
+    references: tuple[Reference, ...] = ()
+    kind: DeviceKind = DeviceKind.NETWORK_SWITCH
+    min_ready_seconds: int = 0
+
+
+@frozen(kw_only=True, weakref_slot=False)
+class CachedProcess:
+    """A DeviceProcess of the device that it names.
+
+    *confirmed* is the hash of the spec that a user confirmed by the annotation. *created* is when, as the API writes
+    it. *judges* are the field managers that judged its device, each with when it wrote last. *traceparent* is the span
+    that wrote its spec, "" if none is recorded.
     """
 
     key: Key
     uid: str
-    resource_version: str
+    resource_version: int | str = field(converter=_number)
     generation: int
     device: str
-    device_namespace: str
     deleting: bool
-    restart_policy: RestartPolicy
-    parts: tuple[bytes, bytes]
+    shared: SharedSpec
     status: DeviceProcessStatus
     confirmed: str = ""
     created: str = ""
-    min_ready_seconds: int = 0
-    features: frozenset[str] = frozenset()
     judges: tuple[tuple[str, str], ...] = ()
     traceparent: str = ""
-    references: tuple[Reference, ...] = ()
-    kind: DeviceKind = DeviceKind.NETWORK_SWITCH
+
+    @property
+    def parts(self) -> tuple[bytes, bytes]:
+        return self.shared.parts
+
+    @property
+    def device_namespace(self) -> str:
+        return self.shared.device_namespace
+
+    @property
+    def restart_policy(self) -> RestartPolicy:
+        return self.shared.restart_policy
+
+    @property
+    def features(self) -> frozenset[str]:
+        return self.shared.features
+
+    @property
+    def references(self) -> tuple[Reference, ...]:
+        return self.shared.references
+
+    @property
+    def min_ready_seconds(self) -> int:
+        return self.shared.min_ready_seconds
+
+    @property
+    def kind(self) -> DeviceKind:
+        return self.shared.kind
 
     @property
     def owner(self) -> Owner:
@@ -129,7 +175,7 @@ class CachedSwitch:
 
     key: Key
     uid: str
-    resource_version: str
+    resource_version: int | str = field(converter=_number)
     generation: int
     site: str
     status: NetworkSwitchStatus
@@ -169,17 +215,24 @@ class CachedSwitch:
 Row: TypeAlias = CachedProcess | CachedSwitch
 
 
+def _no_row(_: Resource, __: Key) -> Row | None:
+    return None
+
+
 @define
 class Projection:
-    """Makes rows of objects as the API delivers them.
+    """Makes rows of objects as the API delivers them; what many rows have in common is one object for all of them.
 
     *site_label* is the label of switches that names their site; *traced* is whether rows keep the span of their spec.
+    *known* returns the row of an object from before, whose identity the next one takes: other tables hold it, too.
     """
 
     site_label: str
     traced: bool = False
+    _known: Callable[[Resource, Key], Row | None] = _no_row
     _pool: dict[tuple[Any, ...], Condition] = field(factory=dict, init=False)
     _shared: dict[Any, Any] = field(factory=dict, init=False)
+    _together: dict[tuple[int, ...], tuple[Condition, ...]] = field(factory=dict, init=False)
 
     def row(self, resource: Resource, obj: Mapping[str, Any]) -> Row:
         """Return the row of an object of *resource*."""
@@ -188,47 +241,42 @@ class Projection:
     def process(self, obj: Mapping[str, Any]) -> CachedProcess:
         """Return the row of a DeviceProcess; KeyError or ValueError for one that breaks its schema."""
         metadata, spec = obj["metadata"], obj["spec"]
-        ref, annotations = spec["deviceRef"], metadata.get("annotations") or {}
-        features = self._one(features_needed(spec) or _NO_FEATURES)
+        annotations = metadata.get("annotations") or {}
+        key, uid, device = self._identity(DEVICE_PROCESSES, metadata, spec["deviceRef"]["name"])
         return CachedProcess(
-            key=Key(sys.intern(metadata["namespace"]), metadata["name"]),
-            uid=metadata["uid"],
+            key=key,
+            uid=uid,
             resource_version=metadata["resourceVersion"],
             generation=metadata.get("generation", 0),
-            device=ref["name"],
-            device_namespace=sys.intern(ref.get("namespace") or metadata["namespace"]),
+            device=device,
             deleting="deletionTimestamp" in metadata,
-            restart_policy=RestartPolicy(spec.get("restartPolicy", RestartPolicy.ALWAYS)),
-            parts=self._parts(spec),
-            status=_lean(self._status(obj, DeviceProcessStatus)),
+            shared=self._spec(spec, key.namespace, _seconds(annotations.get(MIN_READY_ANNOTATION) or "")),
+            status=self._lean(self._status(obj, DeviceProcessStatus)),
             confirmed=(annotations.get(CONFIRMED_ANNOTATION) or "")[:_MAX_HASH],
-            min_ready_seconds=_seconds(annotations.get(MIN_READY_ANNOTATION) or ""),
-            features=features,
             created=sys.intern(metadata.get("creationTimestamp") or ""),
-            judges=judges_of(metadata),
+            judges=self._one(judges_of(metadata)),
             traceparent=valid_traceparent(annotations.get(TRACEPARENT_ANNOTATION)) if self.traced else "",
-            references=self._one(references_of(spec)) if VALUES_FEATURE in features else (),
-            kind=_kind(ref),
         )
 
     def switch(self, obj: Mapping[str, Any], kind: DeviceKind = DeviceKind.NETWORK_SWITCH) -> CachedSwitch:
         """Return the row of a device of *kind*."""
         metadata = obj["metadata"]
+        key, uid, _ = self._identity(DEVICES[kind], metadata)
         status = self._status(obj, NetworkSwitchStatus)
         if status.facts is not None:
             facts = {sys.intern(name): sys.intern(value) for name, value in status.facts.items()}
             status = evolve(status, facts=facts)
         labels = metadata.get("labels") or {}
         return CachedSwitch(
-            key=Key(sys.intern(metadata["namespace"]), metadata["name"]),
-            uid=metadata["uid"],
+            key=key,
+            uid=uid,
             resource_version=metadata["resourceVersion"],
             generation=metadata.get("generation", 0),
             site=sys.intern(labels.get(self.site_label, "")),
             status=status,
             credential_epoch=_epoch(obj),
             created=sys.intern(metadata.get("creationTimestamp") or ""),
-            judges=judges_of(metadata),
+            judges=self._one(judges_of(metadata)),
             labels=self._one(tuple(sys.intern(text) for pair in labels.items() for text in pair)),
             address=(obj.get("spec") or {}).get("managementAddress") or "",
             kind=kind,
@@ -239,28 +287,50 @@ class Projection:
         """How many conditions are pooled."""
         return len(self._pool)
 
-    def _parts(self, spec: Mapping[str, Any]) -> tuple[bytes, bytes]:
-        """Return the canonical JSON before and after the device's name, one object for all rows that have it.
+    def _identity(self, resource: Resource, metadata: Mapping[str, Any], device: str = "") -> tuple[Key, str, str]:
+        """Return the key, the uid and the *device* of an object, as far as they are known by what is kept of them."""
+        key, uid = Key(sys.intern(metadata["namespace"]), metadata["name"]), metadata["uid"]
+        known = self._known(resource, key)
+        if known is None:
+            return key, uid, device
+        return known.key, known.uid if known.uid == uid else uid, known.device if known.device == device else device
 
-        A quote inside of a text is escaped, so that no text looks like the reference or like a field of it.
-        """
+    def _spec(self, spec: Mapping[str, Any], namespace: str, min_ready_s: int) -> SharedSpec:
+        """Return what *spec*, that of a process in *namespace*, shares with all that differ in the device alone."""
         ref = spec["deviceRef"]
-        before, found, after = canonical_json(spec).partition(canonical_json(ref))
-        name = canonical_json(ref["name"])
-        within, _, rest = found.partition(b'"name":' + name)
-        return self._one((before + within + b'"name":', rest + after))
+        key = parts, within, _ = _parts(spec), sys.intern(ref.get("namespace") or namespace), min_ready_s
+        found: SharedSpec | None = self._shared.get(key)
+        if found is None:
+            features = features_needed(spec)
+            found = SharedSpec(
+                parts=parts,
+                device_namespace=within,
+                restart_policy=RestartPolicy(spec.get("restartPolicy", RestartPolicy.ALWAYS)),
+                features=features,
+                references=references_of(spec) if VALUES_FEATURE in features else (),
+                kind=_KINDS.get(ref.get("kind") or "", DeviceKind.NETWORK_SWITCH),  # others need an API without schema
+                min_ready_seconds=min_ready_s,
+            )
+            self._keep(self._shared, key, found)
+        return found
 
     def _one(self, value: _Pooled) -> _Pooled:
         """Return the one object that is kept of all that equal *value*."""
-        if len(self._shared) >= POOL_SIZE:
-            self._shared.clear()
-        found: _Pooled = self._shared.setdefault(value, value)
-        return found
+        found: _Pooled | None = self._shared.get(value)
+        return self._keep(self._shared, value, value) if found is None else found
+
+    @staticmethod
+    def _keep(pool: dict[Any, Any], key: object, value: _Pooled, size: int = POOL_SIZE) -> _Pooled:
+        """Return *value*, kept in *pool*, which is emptied when it has *size* objects."""
+        if len(pool) >= size:
+            pool.clear()
+        pool[key] = value
+        return value
 
     def _status(self, obj: Mapping[str, Any], cls: type[Status]) -> Status:
         raw = obj.get("status") or {}
         try:
-            conditions = tuple(map(self._condition, raw.get("conditions") or ()))
+            conditions = self._conditions(tuple(map(self._condition, raw.get("conditions") or ())))
             return evolve(decode({**raw, "conditions": None}, cls), conditions=conditions)
         except (DecodeError, AttributeError, TypeError):  # not a status: what the device reports next replaces it
             return cls()
@@ -270,11 +340,41 @@ class Projection:
         key = tuple(map(raw.get, _CONDITION_FIELDS))
         condition = self._pool.get(key)
         if condition is None:
-            if len(self._pool) >= POOL_SIZE:
-                self._pool.clear()
-            condition = decode(raw, Condition)
-            condition = self._pool[key] = evolve(condition, reason=sys.intern(condition.reason))
+            key = tuple(sys.intern(each) if type(each) is str else each for each in key)
+            condition = decode(
+                {name: each for name, each in zip(_CONDITION_FIELDS, key, strict=True) if name in raw}, Condition
+            )
+            at = condition.last_transition_time
+            condition = evolve(condition, last_transition_time=at and self._one(at))
+            self._keep(self._pool, key, condition)
         return condition
+
+    def _conditions(self, found: tuple[Condition, ...]) -> tuple[Condition, ...]:
+        """Return the tuple of pooled conditions that is kept of all that hold these."""
+        key = tuple(map(id, found))  # those in a tuple that is kept live on, and no others get their ids
+        return self._together.get(key) or self._keep(self._together, key, found, TUPLES)
+
+    def _lean(self, status: DeviceProcessStatus) -> DeviceProcessStatus:
+        """Return *status* with what a fleet shares kept once."""
+        digest, reported = status.artifact_digest, status.reported
+        return evolve(
+            status,
+            artifact_digest=digest if digest is None else sys.intern(digest),
+            start_time=status.start_time and self._one(status.start_time),
+            reported=reported if reported is None else evolve(reported, boot_id=sys.intern(reported.boot_id)),
+        )
+
+
+def _parts(spec: Mapping[str, Any]) -> tuple[bytes, bytes]:
+    """Return the canonical JSON of *spec* before and after the device's name.
+
+    A quote inside of a text is escaped, so that no text looks like the reference or like a field of it.
+    """
+    ref = spec["deviceRef"]
+    before, found, after = canonical_json(spec).partition(canonical_json(ref))
+    name = canonical_json(ref["name"])
+    within, _, rest = found.partition(b'"name":' + name)
+    return before + within + b'"name":', rest + after
 
 
 def _seconds(text: str) -> int:
@@ -282,22 +382,7 @@ def _seconds(text: str) -> int:
     return int(text) if text.isascii() and text.isdecimal() and len(text) < _MAX_DIGITS else 0
 
 
-def _kind(ref: Mapping[str, Any]) -> DeviceKind:
-    """Return the kind of the device; an API without our schema keeps others, which name nothing else."""
-    return _KINDS.get(ref.get("kind") or "", DeviceKind.NETWORK_SWITCH)
-
-
 def _epoch(obj: Mapping[str, Any]) -> int:
     """Return the credential epoch of a device; 0 for what its schema refuses, and JSON's true is no number."""
     said = (obj.get("spec") or {}).get("credentialEpoch")
     return said if type(said) is int and said > 0 else 0
-
-
-def _lean(status: DeviceProcessStatus) -> DeviceProcessStatus:
-    """Return *status* with the texts that a fleet shares interned."""
-    digest, reported = status.artifact_digest, status.reported
-    if digest is not None:
-        status = evolve(status, artifact_digest=sys.intern(digest))
-    if reported is not None:
-        status = evolve(status, reported=evolve(reported, boot_id=sys.intern(reported.boot_id)))
-    return status

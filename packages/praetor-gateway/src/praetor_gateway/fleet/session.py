@@ -32,13 +32,45 @@ agent that counts from the beginning again."""
 
 
 @define(eq=False, weakref_slot=False)
+class OtherBoots:
+    """What is kept of the boots of one device besides the latest: nothing until it booted again, or has a namesake.
+
+    *poll* is the place of the last poll of the boot that polled before. *_over* is the boot that reports though another
+    one reported after it, since when it does, and when it did last.
+    """
+
+    poll: tuple[str, int] = ("", -1)
+    _over: tuple[str, float, float] = ("", 0.0, 0.0)
+    _alone_boot: str = ""
+    _alone_since: float = 0.0
+
+    def polled(self, boot_id: str, number: int) -> bool:
+        """Return whether the poll of this *number* was sent before."""
+        return boot_id == self.poll[0] and number <= self.poll[1]
+
+    def goes_on(self, boot_id: str, now: float) -> bool:
+        """Return whether *boot_id*, which another one followed, reports for longer than a report may be under way."""
+        boot, since, at = self._over
+        if boot_id != boot or now - at > REPLAY_WINDOW_S:
+            since = now
+        self._over, self._alone_boot = (boot_id, since, now), ""
+        return now - since >= REPLAY_WINDOW_S
+
+    def is_alone(self, boot_id: str, now: float) -> bool:
+        """Return whether no boot but *boot_id* was named here, or went on, for DUPLICATE_S."""
+        if boot_id != self._alone_boot:
+            self._alone_boot, self._alone_since = boot_id, now
+        return now - self._alone_since >= DUPLICATE_S
+
+
+@define(eq=False, weakref_slot=False)
 class DeviceSession:
     """The report state of one device.
 
     *agent_version*, *boot_id* and *facts* are what it said last, in *reported*; None when it said nothing, or
     when another replica heard it later and wrote that. *duplicate* says which agents share its name; it is empty when
-    none do any more, and None when that is not ours to say. *features* are those that it named last, and *accepted*
-    its last good token with all that it was checked with.
+    none do any more, and None when that is not ours to say. *features* are those that it named last, and *token* is
+    its last good one, which was *accepted* by what this says.
     """
 
     agent_version: str | None = None
@@ -47,7 +79,8 @@ class DeviceSession:
     reported: Reported | None = None
     duplicate: str | None = None
     features: frozenset[str] = frozenset()
-    accepted: tuple[Any, bytes, int, Any] | None = None
+    accepted: tuple[Any, int, Any] | None = None
+    token: bytes = b""
     unreported: tuple[str, ...] = ()
     behind: tuple[Poll, float] | None = None
     _heard_of: tuple[str, ...] = ()
@@ -57,10 +90,7 @@ class DeviceSession:
     _polling_boot: str = ""
     _poll: int = -1
     _refused: bool = False
-    _earlier: tuple[str, int] = ("", -1)
-    _over: tuple[str, float, float] = ("", 0.0, 0.0)
-    _alone_boot: str = ""
-    _alone_since: float = 0.0
+    _others: OtherBoots | None = None
     _seq: int = -1
     _counted_boot: str = ""
     _counted_at: float = 0.0
@@ -127,19 +157,20 @@ class DeviceSession:
             self._refused = number <= self._poll
             self._poll = max(number, self._poll)
             return not self._refused
-        if boot_id == self._earlier[0] and number <= self._earlier[1]:
+        if self._others is not None and self._others.polled(boot_id, number):
             return False
         if is_over:
-            self._earlier = boot_id, number
+            self._other_boots().poll = boot_id, number
             return True
         if self._polling_boot:
-            self._earlier = self._polling_boot, self._poll
+            self._other_boots().poll = self._polling_boot, self._poll
         self._polling_boot, self._poll, self._refused = boot_id, number, False
         return True
 
     def is_last_poll(self, boot_id: str, number: int) -> bool:
         """Return whether no poll counted since the one of this *number*."""
-        return (boot_id, number) in ((self._polling_boot, self._poll), self._earlier)
+        other = None if self._others is None else self._others.poll
+        return (boot_id, number) in ((self._polling_boot, self._poll), other)
 
     def recount_polls(self) -> None:
         """Take any number for a new one after a report, if one was refused: the agent may count from the beginning."""
@@ -150,17 +181,16 @@ class DeviceSession:
         """Return whether *boot_id* still reports, though another boot reported after it: longer than a report may be
         under way.
         """
-        boot, since, at = self._over
-        if boot_id != boot or now - at > REPLAY_WINDOW_S:
-            since = now
-        self._over, self._alone_boot = (boot_id, since, now), ""
-        return now - since >= REPLAY_WINDOW_S
+        return self._other_boots().goes_on(boot_id, now)
 
     def is_alone(self, boot_id: str, now: float) -> bool:
         """Return whether no boot but *boot_id* was on record, or heard, for DUPLICATE_S."""
-        if boot_id != self._alone_boot:
-            self._alone_boot, self._alone_since = boot_id, now
-        return now - self._alone_since >= DUPLICATE_S
+        return self._other_boots().is_alone(boot_id, now)
+
+    def _other_boots(self) -> OtherBoots:
+        if self._others is None:
+            self._others = OtherBoots()
+        return self._others
 
     def superseded(self, was: NetworkSwitchStatus, now: NetworkSwitchStatus) -> None:
         """Forget what was on record and is replaced: written again for another reason, it would undo the newer."""

@@ -10,7 +10,7 @@ import hmac
 from collections.abc import Callable
 from enum import StrEnum
 from hmac import compare_digest
-from typing import Generic, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 import structlog
 from attrs import define, field
@@ -42,6 +42,9 @@ class TokenDecision(StrEnum):
     REFUSED = "refused"
 
 
+Accepted: TypeAlias = tuple[TokenVerifier, int, TokenDecision]
+"""By what a token was accepted, in which credential epoch, and how."""
+
 _ADMITTED = {None: TokenDecision.REFUSED, TokenKind.SHARED: TokenDecision.SHARED, TokenKind.HMAC: TokenDecision.HMAC}
 
 
@@ -54,6 +57,8 @@ class DeviceAuthenticator:
 
     _verifier: TokenVerifier | None
     _count: Callable[[TokenDecision], None]
+    _last: Accepted | None = field(default=None, init=False)
+    """With what the last token was accepted: the same for most devices, so that it is kept once."""
 
     def replace(self, verifier: TokenVerifier) -> None:
         """Check with *verifier* from now on; an insecure gateway stays insecure."""
@@ -87,12 +92,15 @@ class DeviceAuthenticator:
         self, verifier: TokenVerifier, device: str, token: bytes, epoch: int, session: DeviceSession | None
     ) -> TokenDecision:
         if session is not None and session.accepted is not None:
-            by, good, of_epoch, as_before = session.accepted
-            if by is verifier and of_epoch == epoch and compare_digest(good, token):
+            by, of_epoch, as_before = session.accepted
+            if by is verifier and of_epoch == epoch and compare_digest(session.token, token):
                 return TokenDecision(as_before)
         decision = _ADMITTED[verifier.verify(device, token.decode("utf-8", "surrogateescape"), epoch)]
         if session is not None and decision is not TokenDecision.REFUSED:
-            session.accepted = verifier, token, epoch, decision
+            accepted = verifier, epoch, decision
+            if accepted != self._last:
+                self._last = accepted
+            session.accepted, session.token = self._last, token
         return decision
 
 

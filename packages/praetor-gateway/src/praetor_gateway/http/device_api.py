@@ -203,7 +203,7 @@ class DeviceApi:
         if decision is TokenDecision.REFUSED:
             detail = "the token is missing or not valid for this device"
             raise Problem(HTTPStatus.UNAUTHORIZED, detail, headers={"www-authenticate": "X-Device-Token"})
-        if not self._tls_terminated and scope["scheme"] != "https":
+        if not self._tls_terminated and scope.get("scheme") != "https":
             return Refusal.PLAIN_TEXT
         return None if decision is TokenDecision.HMAC else Refusal.SHARED_TOKEN
 

@@ -168,7 +168,7 @@ class FailureDetector:
         tracked = self._tracked.get(device)
         if tracked is None:
             return False
-        heard_at = now - age
+        heard_at = now - age if age else now  # which the observer keeps, too
         if heard_at >= tracked.heard_at:
             if tracked.silent_s(heard_at) > self._limits.stale_s:
                 tracked.steady_since = heard_at

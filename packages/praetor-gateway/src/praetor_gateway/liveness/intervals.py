@@ -92,7 +92,8 @@ class HandedIntervals:
         """Take *interval* for what each device got before; those that are not heard before *until* are gone."""
         if now < self._assumed_until:
             interval, until = max(interval, self._assumed), max(until, self._assumed_until)
-        self._assumed, self._assumed_until = max(self._base, interval), until
+        self._assumed = max(self._base, interval)
+        self._assumed_until = until if self._assumed > self._base else 0.0  # else there is nothing to assume
         for known in self._handed.values():  # another replica may have handed out a longer one since
             if interval > known.interval:
                 known.interval, known.since = interval, None

@@ -89,7 +89,8 @@ class LivenessTracker:
         return max((self.intervals.longest(now), *wanted))
 
     def _stretch(self, device: str, now: float) -> float:
-        return self.intervals.of(device, now) / self._heartbeat_s
+        interval = self.intervals.of(device, now)
+        return 1.0 if interval == self._heartbeat_s else interval / self._heartbeat_s  # one object for a fleet
 
     @property
     def suspect(self) -> bool:

@@ -51,7 +51,7 @@ def _patch(
         return None
     # the write holds for this version only: conditions are replaced as a whole, and another writer's must not be lost
     body = {
-        "metadata": {"resourceVersion": row.resource_version},
+        "metadata": {"resourceVersion": str(row.resource_version)},
         "status": diff_merge_patch(encode(row.status), encode(status)),
     }
     return StatusPatch(row=row, body=body, events=happened, facts=facts)

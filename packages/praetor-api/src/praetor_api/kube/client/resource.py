@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 
-@frozen(order=True)
+@frozen(order=True, weakref_slot=False)  # a program keeps one for each object
 class Key:
     """Which object of a kind: ``str(Key("lab", "leaf-1"))`` is ``lab/leaf-1``."""
 
