@@ -14,8 +14,8 @@ from praetor_api.kube.conditions import get_condition
 from praetor_api.kube.objects import Budget, Condition, ConditionStatus, StrategyType
 from praetor_controller.errors import InvalidDeployment
 from praetor_controller.model.actions import Create, Delete, Update
+from praetor_controller.model.amounts import max_unavailable
 from praetor_controller.model.rows import ProcessRow, StoredStatus
-from praetor_controller.rollout.amounts import max_unavailable
 from praetor_controller.rollout.assignment import adoptable
 from praetor_controller.rollout.planner import plan
 from praetor_controller.rollout.reasons import Reason, ReasonCode

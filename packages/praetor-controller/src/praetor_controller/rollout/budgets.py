@@ -15,9 +15,9 @@ from operator import itemgetter
 from typing import TypeAlias
 
 from praetor_api.kube.objects import Budget
+from praetor_controller.model.amounts import amount
 from praetor_controller.model.rows import DeviceRow
 from praetor_controller.model.selectors import compile_selector
-from praetor_controller.rollout.amounts import amount
 from praetor_controller.rollout.snapshot import SharedBudget
 
 _PATH = "spec.updateStrategy.rollingUpdate.budgets"

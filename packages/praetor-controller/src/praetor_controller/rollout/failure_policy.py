@@ -17,8 +17,8 @@ from praetor_api.kube.conditions import get_condition
 from praetor_api.kube.objects import ConditionStatus, FailureAction, StrategyType
 from praetor_api.protocol import features_needed
 from praetor_api.spec import REBOOT_FEATURE
+from praetor_controller.model.amounts import amount
 from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow
-from praetor_controller.rollout.amounts import amount
 from praetor_controller.rollout.assignment import Assignment
 from praetor_controller.rollout.availability import Availability
 from praetor_controller.rollout.status import was_rolled_out

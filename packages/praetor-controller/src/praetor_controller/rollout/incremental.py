@@ -16,8 +16,8 @@ from typing import TypeAlias
 
 from attrs import evolve
 
+from praetor_controller.model.amounts import max_unavailable
 from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow
-from praetor_controller.rollout.amounts import max_unavailable
 from praetor_controller.rollout.planner import plan
 from praetor_controller.rollout.snapshot import Aggregate, Counts, Plan, Snapshot
 from praetor_controller.rollout.status import FleetSummary, rollout_status, was_rolled_out

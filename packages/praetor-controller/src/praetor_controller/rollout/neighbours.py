@@ -14,8 +14,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from attrs import field, frozen
 
 from praetor_api.kube.objects import StrategyType
+from praetor_controller.model.amounts import is_amount
 from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow
-from praetor_controller.rollout.amounts import is_amount
 from praetor_controller.rollout.availability import Availability, availability_of, blamed_until
 from praetor_controller.rollout.budgets import domain_sizes
 from praetor_controller.rollout.snapshot import SharedBudget

@@ -19,9 +19,9 @@ from attrs import evolve, frozen
 from praetor_api.kube.objects import Budget, StrategyType
 from praetor_controller.errors import InvalidDeployment
 from praetor_controller.model.actions import Create, Delete, Update
+from praetor_controller.model.amounts import max_unavailable
 from praetor_controller.model.rows import Template
 from praetor_controller.rollout.admission import Admission, admit
-from praetor_controller.rollout.amounts import max_unavailable
 from praetor_controller.rollout.assignment import Assignment, assign
 from praetor_controller.rollout.availability import Availability
 from praetor_controller.rollout.budgets import Domains, matches_nothing

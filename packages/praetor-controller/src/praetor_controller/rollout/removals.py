@@ -20,8 +20,8 @@ from praetor_api.conditions import ConditionType, DeploymentReason
 from praetor_api.kube.codec import encode
 from praetor_api.kube.conditions import get_condition
 from praetor_api.kube.objects import ConditionStatus
+from praetor_controller.model.amounts import max_unavailable
 from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow
-from praetor_controller.rollout.amounts import max_unavailable
 from praetor_controller.rollout.assignment import Assignment
 from praetor_controller.rollout.budgets import Domains
 from praetor_controller.rollout.reasons import Reason, ReasonCode

@@ -26,10 +26,10 @@ from attrs import evolve, field, frozen, mutable
 
 from praetor_api.kube.codec import format_time
 from praetor_api.kube.objects import Approval, LabelSelector, Wave
+from praetor_controller.model.amounts import amount
 from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow
 from praetor_controller.model.selectors import Matches, compile_selector
 from praetor_controller.model.wave_record import MAX_FAILURES, WaveFailure, WaveRecord
-from praetor_controller.rollout.amounts import amount
 from praetor_controller.rollout.assignment import Assignment
 from praetor_controller.rollout.availability import OVERTAKEN, Availability, blamed_until
 from praetor_controller.rollout.failure_policy import Failures

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator
 
 from praetor_api.conditions import DeploymentReason
 from praetor_api.kube.objects import LabelSelector, StrategyType
+from praetor_controller.model.amounts import max_unavailable
 from praetor_controller.model.rows import DeploymentRow, DeviceRow
 from praetor_controller.model.selectors import compile_selector
-from praetor_controller.rollout.amounts import max_unavailable
 from praetor_controller.rollout.budgets import matches_nothing
 from praetor_controller.rollout.reasons import ReasonCode
 
