@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -272,6 +273,16 @@ async def test_a_silent_connection_is_detected_and_replaced() -> None:
         assert set(world.rows()) == {"a"}
         await world.clock.advance(3)
         assert world.rows() == {}
+
+
+async def test_a_watch_of_a_kind_that_never_changes_is_replaced_without_a_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    world = World()
+    async with world.running():
+        await world.clock.advance(3 * SILENCE_S)
+        assert world.asked("watch") >= 3
+        assert not [each for each in caplog.records if each.levelno >= logging.WARNING]
 
 
 async def test_bookmarks_keep_a_quiet_watch_alive() -> None:

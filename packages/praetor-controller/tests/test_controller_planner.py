@@ -21,6 +21,7 @@ from praetor_controller.rollout.planner import plan
 from praetor_controller.rollout.reasons import Reason, ReasonCode
 from praetor_controller.rollout.removals import removal_token
 from praetor_controller.rollout.snapshot import Plan
+from praetor_controller.rollout.status import status_patch
 
 AT = START.timestamp()
 NAMES = ["a", "b", "c", "d"]
@@ -63,6 +64,14 @@ def test_an_invalid_deployment_gets_a_condition_with_the_fault() -> None:
         assert made.actions == ()
         assert made.status is not None
         assert [each.reason for each in made.status.conditions] == ["InvalidSpec"]
+
+
+def test_an_invalid_deployment_keeps_the_numbers_that_were_counted_last() -> None:
+    stored = {"desiredNumberScheduled": 3, "numberAvailable": 2, "numberUnavailable": 1}
+    row = deployment(fault="spec.selector: no")
+    made = plan(snapshot(evolve(row, status=evolve(row.status, raw=stored)), [device("a")], []), START)
+    assert made.status is not None
+    assert not stored.keys() & status_patch(stored, made.status).keys()
 
 
 def test_a_deployment_being_deleted_is_left_to_the_garbage_collector() -> None:

@@ -73,6 +73,13 @@ _HOLDS = {
 """What holds a rollout until a user acts, and what to do, with the detail of the reason in the place of `{}`."""
 
 
+_COUNTS = {
+    "desired": "desiredNumberScheduled",
+    "current": "currentNumberScheduled",
+    "updated": "updatedNumberScheduled",
+    "ready": "numberReady",
+    "available": "numberAvailable",
+}
 _MAX_SENTENCE = 1024
 """How much of an answer of the API is repeated, in characters."""
 
@@ -166,17 +173,25 @@ def _connects_by(deployment: DeploymentRow, summary: FleetSummary) -> float:
 
 
 def fault_status(deployment: DeploymentRow, fault: str, now: datetime) -> RolloutStatus:
-    """Return the status of a deployment that cannot be acted on: nothing is counted, the condition says why."""
+    """Return the status of a deployment that cannot be acted on: the condition says why, and the counts stay.
+
+    Its processes run on, and what was counted last is nearer to the truth than zeros.
+    """
     state = _ConditionState(ConditionStatus.FALSE, DeploymentReason.INVALID_SPEC, fault)
     return RolloutStatus(
         observed_generation=deployment.generation,
-        counts=Counts(),
+        counts=_stored_counts(deployment.status.raw),
         current_revision=deployment.status.current_revision,
         update_revision=deployment.template.revision,
         reasons={},
         failed_revision=deployment.status.failed_revision,
         conditions=_set(deployment.status.conditions, ConditionType.PROGRESSING, state, deployment.generation, now),
     )
+
+
+def _stored_counts(raw: Mapping[str, Any]) -> Counts:
+    counted = {name: raw.get(field) for name, field in _COUNTS.items()}
+    return Counts(**{name: count for name, count in counted.items() if isinstance(count, int)})
 
 
 def was_rolled_out(deployment: DeploymentRow) -> bool:
@@ -409,11 +424,7 @@ def _fields(status: RolloutStatus) -> dict[str, Any]:
     counts = status.counts
     fields: dict[str, Any] = {
         "observedGeneration": status.observed_generation,
-        "desiredNumberScheduled": counts.desired,
-        "currentNumberScheduled": counts.current,
-        "updatedNumberScheduled": counts.updated,
-        "numberReady": counts.ready,
-        "numberAvailable": counts.available,
+        **{field: getattr(counts, name) for name, field in _COUNTS.items()},
         "numberUnavailable": counts.unavailable,
         "updateRevision": status.update_revision,
         "reasons": {code.value: count for code, count in sorted(status.reasons.items())},

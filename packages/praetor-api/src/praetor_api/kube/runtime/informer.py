@@ -65,6 +65,10 @@ _LIST_AGAIN = (400, 410, 504)  # invalid, too old, too new a version: it is of n
 _log = logging.getLogger(__name__)
 
 
+class _Silent(Unreachable):
+    """An open watch sent nothing for a long time: it is opened again, in case that its connection is lost."""
+
+
 class Informer(Generic[T]):
     """A local, read-only copy of one kind.
 
@@ -281,7 +285,8 @@ class Informer(Generic[T]):
             if left <= 0:
                 if self._is_open:
                     self._version = None  # it may be one that the API does not have
-                raise Unreachable(f"the watch of {self._resource.plural} was silent for {limit:g} s")
+                    raise _Silent(f"the watch of {self._resource.plural} was silent for {limit:g} s")
+                raise Unreachable(f"the watch of {self._resource.plural} was not opened within {limit:g} s")
             await self._clock.sleep(left)
 
     async def _wait_for_doubt(self) -> None:
@@ -309,7 +314,9 @@ class Informer(Generic[T]):
         self._forget_failures_after_health(began)
         delay = self._delay_of_expiry() if isinstance(error, Gone) else self._next_delay(error)
         delay = max(delay, (error.retry_after or 0.0) * random.uniform(1.0, 1.2))  # noqa: S311
-        _log.warning("cannot follow %s, next attempt in %.1f s: %s", self._resource.plural, delay, error)
+        # Kubernetes before 1.21 sends no bookmark of a kind that never changed: that is no failure to wake anyone for
+        level = logging.INFO if isinstance(error, _Silent) else logging.WARNING
+        _log.log(level, "cannot follow %s, next attempt in %.1f s: %s", self._resource.plural, delay, error)
         return delay
 
     def _after_end(self, began: float, *, progressed: bool) -> float:
