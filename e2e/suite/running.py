@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the kernel says of a process, independent of what its agent reports."""
+"""What the kernel says of a process, independent of what its agent reports, and what the device shows of its output."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
+
+from e2e.stack.agent import Agent
 
 
 def is_alive(pid: int) -> bool:
@@ -39,3 +43,9 @@ def user_of(pid: int) -> int:
 
 def _words(pid: int, name: str) -> tuple[str, ...]:
     return tuple(word.decode() for word in Path(f"/proc/{pid}/{name}").read_bytes().split(b"\0")[:-1])
+
+
+def output_of(agent: Agent, process: str) -> str:
+    """Return what `praetor-agent logs` prints on the device."""
+    words = (sys.executable, "-m", "praetor_agent", "logs", process, "--state-dir", str(agent.state_dir))
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout

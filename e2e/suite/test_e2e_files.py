@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -18,16 +16,10 @@ from e2e.stack.manifests import deployment
 from e2e.stack.waiting import eventually
 from e2e.suite.fleet import AgentFleet
 from e2e.suite.readiness import await_process, await_ready
-from e2e.suite.running import is_alive
+from e2e.suite.running import is_alive, output_of
 from e2e.suite.workloads import change_template, shell
 
 PAGE = ROOT / "docs" / "files.md"
-
-
-def output_of(agent: Agent, process: str) -> str:
-    """Return what `praetor-agent logs` prints on the device."""
-    words = (sys.executable, "-m", "praetor_agent", "logs", process, "--state-dir", str(agent.state_dir))
-    return subprocess.run(words, capture_output=True, text=True, check=True).stdout
 
 
 def is_held(reason: str, process: Object) -> bool:

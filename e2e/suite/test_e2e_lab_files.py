@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from contract.rawapi import RawApi
 
 from e2e.lab import sysv
 from e2e.lab.agent import PLACE, STATE, kill_agent, start_agent
@@ -20,6 +21,7 @@ from e2e.stack.kube import DEPLOYMENTS, Kube, Object
 from e2e.stack.manifests import deployment, network_switch, process_spec
 from e2e.stack.stack import Stack
 from e2e.stack.waiting import eventually
+from e2e.suite.delivered import put_config_map, put_secret, reading_gateway
 from e2e.suite.readiness import await_ready, is_ready
 from e2e.suite.workloads import change_template
 
@@ -138,3 +140,66 @@ def test_a_container_is_told_of_new_files(stack: Stack, kube: Kube, tmp_path: Pa
         for container in podman("ps", "-aq", "--filter", f"label={LABEL}={name}").split():
             podman("rm", "-f", "-t", "0", container)
         podman("rmi", "-f", f"localhost/{name}:1")
+
+
+def test_booted_devices_are_told_of_new_contents_of_config_maps_and_secrets(
+    request: pytest.FixtureRequest, stack: Stack, kube: Kube, api: RawApi, tmp_path: Path
+) -> None:
+    systemd = required(request, rootfs(), why_unavailable(rootfs()))
+    sysvinit = required(request, sysv.rootfs(), sysv.why_unavailable(sysv.rootfs()))
+    unit, script = f"{kube.namespace}-ru", f"{kube.namespace}-rv"
+    payload = install(tmp_path / "payload")
+    put_config_map(api, kube, a="one\n")
+    put_secret(api, kube, key=b"one")
+    for name, backend in ((unit, "systemd"), (script, "initd")):
+        kube.apply(network_switch(name, labels={"init": backend}))
+    state = (STATE, tmp_path / "state")
+    with (
+        reading_gateway(stack, kube, api) as gateway,
+        LabDevice(unit, systemd, workdir=tmp_path, shared={PLACE: payload}) as first,
+        sysv.SysvDevice(script, sysvinit, workdir=tmp_path, shared={PLACE: payload}, state=state) as second,
+    ):
+        url = stack.url_of(gateway)
+        devices = {"systemd": first, "initd": second}
+        for backend, device in devices.items():
+            start_agent(device, url, stack.token(device.name))
+            spec = spec_of(backend, "", user="nobody")
+            spec["execution"]["files"] = [
+                {"path": "etc/a", "configMapKeyRef": {"name": "settings", "key": "a"}, "onChange": "Signal"},
+                {"path": "etc/key", "secretKeyRef": {"name": "login", "key": "key"}, "onChange": "None"},
+            ]
+            kube.apply(deployment(backend, spec, match={"init": backend}))
+        pids = {}
+        for backend, device in devices.items():
+            process = f"{backend}-{device.name}"
+            eventually(lambda process=process: kube.process(process), is_ready, what=f"{backend} is ready")  # type: ignore[misc]
+            pids[process] = kube.process(process)["status"]["pid"]
+        put_secret(api, kube, key=b"two")
+        put_config_map(api, kube, a="two\n")
+        for backend, device in devices.items():
+            process = f"{backend}-{device.name}"
+            eventually(
+                lambda device=device, process=process: logs_of(device, process)().splitlines(),  # type: ignore[misc]
+                lambda said: said[:1] == ["started one"] and said[-1] == "reloaded two",
+                what=f"{backend} was told",
+            )
+            eventually(
+                lambda device=device: device.run("/bin/sh", "-c", f"cat {STATE}/files/*/etc/key"),  # type: ignore[misc]
+                lambda said: said == "two",
+                what=f"{backend} has the new Secret",
+            )
+            assert kube.process(process)["status"]["pid"] == pids[process]
+            found = sorted(line.split()[:2] for line in own_files(device).splitlines())
+            assert found == [["600", "nobody"], ["644", "nobody"]]
+        kill_agent(second)
+        second.pull_the_plug()
+        second.power_on()
+        start_agent(second, url, stack.token(script))
+        eventually(
+            logs_of(second, f"initd-{script}"),
+            lambda said: said.splitlines()[-1:] == ["started two"],
+            what="the script starts with the new contents after the power cut",
+        )
+        for backend, device in devices.items():
+            kube.delete(DEPLOYMENTS, backend)
+            eventually(lambda device=device: own_files(device), "".__eq__, what="the files are gone")  # type: ignore[misc]

@@ -10,55 +10,38 @@ import secrets
 import stat
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
+import yaml
 from contract.rawapi import RawApi
 
 from e2e.clusters.cluster import Capability
-from e2e.release.manifests import COMPONENTS, install, read
+from e2e.demo.playground import BLOCK
+from e2e.release.build import ROOT
 from e2e.stack.ctl import Ctl
-from e2e.stack.kube import DEPLOYMENTS, Kube, accepted, conditions
+from e2e.stack.kube import DEPLOYMENTS, Kube, Object, accepted, conditions
 from e2e.stack.manifests import deployment
 from e2e.stack.server import Server
 from e2e.stack.stack import Stack
 from e2e.stack.waiting import eventually, steadily
+from e2e.suite.delivered import put_config_map, put_secret, reading_gateway
 from e2e.suite.fleet import AgentFleet
 from e2e.suite.readiness import await_ready
-from e2e.suite.running import argv_of, environment_of, is_alive
+from e2e.suite.running import argv_of, environment_of, is_alive, output_of
 from e2e.suite.workloads import shell
 
 pytestmark = pytest.mark.needs(Capability.PROGRAMS)
 
-DELIVERED = {"azure.com/deliver": "true"}
 LEVEL = {"name": "LEVEL", "valueFrom": {"configMapKeyRef": {"name": "settings", "key": "level"}}}
 STEADY_S = 3.0
 
 
 @pytest.fixture
 def gateway(stack: Stack, kube: Kube, api: RawApi) -> Iterator[Server]:
-    """The only gateway, which may read ConfigMaps and Secrets of the test's namespace, as if behind a proxy."""
-    role = read(COMPONENTS / "references")
-    install(api, ({**each, "metadata": each["metadata"] | {"namespace": kube.namespace}} for each in role))
-    stack.gateway.program.stop()
-    flags = (f"--references-namespace={kube.namespace}", "--tls-terminated")
-    server = stack.new_gateway("gateway-references", *flags)
-    server.start()
-    try:
-        server.wait_ready()
+    with reading_gateway(stack, kube, api) as server:
         yield server
-    finally:
-        server.program.stop()
-
-
-def put_config_map(api: RawApi, kube: Kube, **data: str) -> None:
-    path = f"/api/v1/namespaces/{kube.namespace}/configmaps"
-    body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "settings", "labels": DELIVERED}}
-    answer = api.patch(f"{path}/settings", {"data": data})
-    if answer.status == 404:
-        accepted(api.post(path, body | {"data": data}))
-    else:
-        accepted(answer)
 
 
 def power_on(fleet: AgentFleet, gateway: Server, count: int) -> list[str]:
@@ -130,6 +113,84 @@ def test_a_rollout_offers_no_device_but_the_first_what_the_namespace_lacks(
     assert {argv_of(pid)[-1] for pid in after.values() if pid} == {"--level=info"}
 
 
+def by_key(path: str, key: str, on_change: str = "Restart", **more: object) -> Object:
+    return {"path": path, "configMapKeyRef": {"name": "settings", "key": key, **more}, "onChange": on_change}
+
+
+def test_programs_are_told_of_new_contents_within_a_second_and_others_keep_theirs(
+    fleet: AgentFleet, kube: Kube, api: RawApi, gateway: Server, tmp_path: Path
+) -> None:
+    put_config_map(api, kube, told="one", seen="one", waits="one")
+    (device,) = power_on(fleet, gateway, 1)
+    out = tmp_path / "out"
+    spec = shell(
+        f'show() {{ cd "$PRAETOR_FILES"; for f in told seen waits opt; do cat $f || echo -; echo; done > {out}.new; '
+        f"mv {out}.new {out}; }}; trap show HUP; show; while :; do sleep 0.05; done"
+    )
+    optional = by_key("opt", "opt", "Signal", optional=True)
+    spec["execution"]["files"] = [
+        by_key("told", "told", "Signal"),
+        by_key("seen", "seen", "None"),
+        by_key("waits", "waits"),
+        optional,
+    ]
+    kube.apply(deployment("agent", spec))
+    pid = await_ready(kube, [device])[device]["status"]["pid"]
+
+    def shown() -> list[str]:
+        return [line for line in out.read_text().splitlines() if line] if out.exists() else []
+
+    eventually(shown, ["one", "one", "one", "-"].__eq__, what="the program has its files")
+    took = []
+    for turn, value in enumerate(("two", "three", "four", "five", "six")):
+        began = time.monotonic()
+        put_config_map(api, kube, told=value, seen=value, waits=value, opt="here")
+        eventually(shown, [value, value, "one", "here"].__eq__, what=f"it was told of change {turn}")
+        took.append(time.monotonic() - began)
+    print("a changed ConfigMap was read by the program after", ", ".join(f"{each * 1000:.0f} ms" for each in took))
+    eventually(
+        lambda: conditions(kube.processes()[device]).get("ValuesOutdated", {}).get("status"),
+        lambda status: status == "True",
+        what="the process says that a file waits for its restart",
+    )
+    path = f"/api/v1/namespaces/{kube.namespace}/configmaps/settings"
+    accepted(api.patch(path, {"data": {"opt": None}}))
+    eventually(shown, ["six", "six", "one", "-"].__eq__, what="it was told that a file is gone")
+    assert kube.processes()[device]["status"]["pid"] == pid
+    accepted(api.patch(path, {"data": {"told": None}}))
+    eventually(
+        lambda: conditions(kube.processes()[device]).get("UpdateHeld", {}).get("message", ""),
+        lambda said: said.startswith("ReferenceMissing(configmap/settings key told): "),
+        what="the process is held while its namespace lacks a key",
+    )
+    assert is_alive(pid)
+    accepted(api.patch(path, {"data": {"told": "seven"}}))
+    eventually(shown, lambda lines: lines[:1] == ["seven"], what="it goes on by itself")
+    kube.patch(DEPLOYMENTS, "agent", {"spec": {"template": {"spec": {"restartedAt": "2026-01-31T12:00:00Z"}}}})
+    eventually(shown, ["seven", "six", "six", "-"].__eq__, what="a restart gives it the file that waits")
+    kube.delete(DEPLOYMENTS, "agent")
+    own = fleet.agent(device).state_dir / "files"
+    eventually(lambda: [*own.rglob("*")], lambda found: not found, what="its files are gone with it")
+
+
+def test_the_example_of_the_page_is_told_of_its_new_content(
+    fleet: AgentFleet, kube: Kube, api: RawApi, gateway: Server
+) -> None:
+    blocks = [text for language, text in BLOCK.findall((ROOT / "docs" / "files.md").read_text("utf-8"))]
+    (given,) = [list(yaml.safe_load_all(text)) for text in blocks if "kind: ConfigMap" in text]
+    config_map, wanted = given
+    accepted(api.post(f"/api/v1/namespaces/{kube.namespace}/configmaps", config_map))
+    device = fleet.declare(labels={"role": "leaf"})
+    fleet.power_on(device, gateway)
+    kube.apply(wanted)
+    process = await_ready(kube, [device])[device]
+    output = partial(output_of, fleet.agent(device), process["metadata"]["name"])
+    eventually(output, "listen is 9100\n".__eq__, what="the program prints its file")
+    path = f"/api/v1/namespaces/{kube.namespace}/configmaps/exporter"
+    accepted(api.patch(path, {"data": {"exporter.conf": "listen 9200"}}))
+    eventually(output, "listen is 9100\nlisten is 9200\n".__eq__, what="and the new content")
+
+
 PASSWORD = {"name": "PASSWORD", "valueFrom": {"secretKeyRef": {"name": "login", "key": "password"}}}
 KINDS = (
     "apis/azure.com/v1alpha1/{}/networkswitches",
@@ -155,17 +216,22 @@ def test_a_secret_is_in_the_process_and_in_files_of_the_agents_user_alone(
 ) -> None:
     marker = f"hunter2-{secrets.token_hex(8)}"
     found = forms(marker)
-    path = f"/api/v1/namespaces/{kube.namespace}/secrets"
-    metadata = {"name": "login", "labels": DELIVERED}
-    data = {"password": base64.b64encode(marker.encode()).decode()}
-    accepted(api.post(path, {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": data}))
+    image = secrets.token_bytes(24)  # no text
+    found += image, base64.b64encode(image), image.hex().encode()
+    put_secret(api, kube, password=marker.encode(), image=image)
     (device,) = power_on(fleet, gateway, 1)
-    spec = shell("sleep infinity & wait", "--of=$(USER_NAME)")
+    spec = shell("trap : HUP; while :; do sleep 0.1; done", "--of=$(USER_NAME)")
     url = {"name": "URL", "value": "https://u:$(PASSWORD)@host"}
     env = [PASSWORD, url, {"name": "USER_NAME", "value": "u"}]
-    spec["execution"] |= {"env": env, "expandVariables": True}
+    files = [
+        {"path": "etc/password", "secretKeyRef": {"name": "login", "key": "password"}, "onChange": "Signal"},
+        {"path": "etc/image", "secretKeyRef": {"name": "login", "key": "image"}, "mode": "0400"},
+    ]
+    spec["execution"] |= {"env": env, "expandVariables": True, "files": files}
     kube.apply(deployment("agent", spec))
     pid = await_ready(kube, [device])[device]["status"]["pid"]
+    own = Path(environment_of(pid)["PRAETOR_FILES"]) / "etc"
+    assert ((own / "password").read_text(), (own / "image").read_bytes()) == (marker, image)
     environment = environment_of(pid)
     assert (environment["PASSWORD"], environment["URL"]) == (marker, f"https://u:{marker}@host")
 
@@ -179,7 +245,12 @@ def test_a_secret_is_in_the_process_and_in_files_of_the_agents_user_alone(
         "metrics": gateway.metrics(),
     }
     assert "(of secret/login key password)" in said["render"]
-    accepted(api.patch(f"{path}/login", {"data": {"password": base64.b64encode(b"another").decode()}}))
+    assert "from: secret/login key image" in said["render"]
+    gone = [{**files[0], "path": "etc/other"}]
+    other = spec | {"execution": spec["execution"] | {"files": gone}}
+    said["plan of files"] = ctl("plan", "-f", "-", text=json.dumps(deployment("agent", other)))
+    assert "file etc/other: is new: mode 0600, from secret/login key password" in said["plan of files"]
+    put_secret(api, kube, password=b"another")
     eventually(
         lambda: conditions(kube.processes()[device]).get("ValuesOutdated", {}).get("status"),
         lambda status: status == "True",
@@ -191,13 +262,18 @@ def test_a_secret_is_in_the_process_and_in_files_of_the_agents_user_alone(
     assert not any(shown.values()), shown
     arguments = [each.read_bytes() for each in Path("/proc").glob("[0-9]*/cmdline") if _readable(each)]
     assert not [each for each in arguments if any(form in each for form in found)]
-    files = {
+    kept = {
         each: stat.S_IMODE(each.stat().st_mode)
         for each in stack.workdir.rglob("*")
         if each.is_file() and any(form in each.read_bytes() for form in found)
     }
-    assert files, "the agent keeps what it starts processes with"
-    assert all(mode == 0o600 and each.is_relative_to(fleet.agent(device).state_dir) for each, mode in files.items())
+    assert kept, "the agent keeps what it starts processes with"
+    state = fleet.agent(device).state_dir
+    assert all(mode in (0o600, 0o400) and each.is_relative_to(state) for each, mode in kept.items())
+    assert {each.name for each in kept} >= {"desired.json", "memory.json", "image"}
+    eventually(lambda: (own / "password").read_text(), "another".__eq__, what="the program's file has the new value")
+    kube.delete(DEPLOYMENTS, "agent")
+    eventually(lambda: (state / "files").exists() and [*own.parent.rglob("*")], lambda left: not left, what="they go")
 
 
 def _readable(path: Path) -> bool:

@@ -163,6 +163,13 @@ def test_crds_and_secrets_outlive_the_release() -> None:
     assert not [item for item in without if item["kind"] == "CustomResourceDefinition"]
 
 
+def test_a_proxy_that_ends_tls_is_declared() -> None:
+    [container] = gateway(tls={"terminated": True})["containers"]
+    assert "--tls-terminated" in container["args"]
+    [container] = gateway()["containers"]
+    assert "--tls-terminated" not in container["args"]
+
+
 def test_a_certificate_is_mounted_and_served() -> None:
     pod = gateway(tls={"existingSecret": "gateway-tls"})
     [container] = pod["containers"]

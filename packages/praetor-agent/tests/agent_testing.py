@@ -56,6 +56,10 @@ class Fault:
     times: int = 1
 
 
+def _digest(item: Mapping[str, Any]) -> str:
+    return f" {item['valuesHash']}" if "valuesHash" in item else ""
+
+
 class FakeGateway:
     """Serves one desired state to every device and keeps what was reported. A context manager."""
 
@@ -111,7 +115,8 @@ class FakeGateway:
     def etag(self) -> str:
         """The ETag of what is desired now."""
         return desired_etag(
-            (item["uid"], item["namespace"], item["name"], item["generation"], item["specHash"]) for item in self._items
+            (item["uid"], item["namespace"], item["name"], item["generation"], item["specHash"] + _digest(item))
+            for item in self._items
         )
 
     def desire(self, *items: dict[str, Any]) -> None:

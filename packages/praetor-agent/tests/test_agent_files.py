@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import base64
 import errno
 import grp
 import os
@@ -11,6 +12,7 @@ import stat
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,8 @@ from praetor_agent.files.place import Place
 from praetor_agent.files.store import FileStore
 from praetor_agent.state import JsonFile
 from praetor_api.files import File, OnChange, ReloadSignal
-from praetor_api.protocol import DesiredItem
+from praetor_api.keyrefs import SecretKeyRef
+from praetor_api.protocol import DesiredItem, FileValue
 from praetor_api.spec import Backend, Execution, ProcessSpec
 
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -395,3 +398,60 @@ def test_no_path_reaches_what_is_outside(disk: Disk, paths: list[str], absolute:
     assert {path.name for path in files.iterdir()} <= {own.name} if files.exists() else True
     disk.store.collect(())
     assert {path.name for path in disk.root.iterdir()} == {"a", "b"}
+
+
+def from_secret(path: object, **more: Any) -> File:
+    return File(path=str(path), secret_key_ref=SecretKeyRef("login", "key"), on_change=OnChange.SIGNAL, **more)
+
+
+def given_contents(of: DesiredItem, **contents: bytes) -> DesiredItem:
+    values = (FileValue(path=path, content=base64.b64encode(said).decode()) for path, said in contents.items())
+    return replace(of, file_values=tuple(values))
+
+
+def test_a_file_of_a_secret_holds_its_bytes_and_is_for_its_owner_alone(disk: Disk) -> None:
+    wanted = given_contents(item(from_secret("a"), from_secret("b", mode="0400")), a=b"\xff\0\n", b=b"")
+    disk.store.write(wanted)
+    assert {path.name: (stat.S_IMODE(path.stat().st_mode), path.read_bytes()) for path in disk.own().iterdir()} == {
+        "a": (0o600, b"\xff\0\n"),
+        "b": (0o400, b""),
+    }
+    assert "\\xff" not in (disk.state / "files.json").read_text()
+    assert "a file of a Secret is for its owner alone" in disk.refusal(item(from_secret("a", mode="0640"), uid="u2"))
+
+
+def test_an_optional_file_comes_and_goes_and_a_running_program_is_told(disk: Disk) -> None:
+    spec = item(from_secret("etc/a"), from_secret(disk.root / "b"))
+    none, one = given_contents(spec), replace(given_contents(spec), file_values=(FileValue(path="etc/a", content=""),))
+    disk.store.write(none)
+    assert disk.tree() == {disk.own().name}  # the own directory is there, to be mounted
+    disk.store.write(one, running=True)
+    assert disk.store.due("u1") == ("SIGHUP",)
+    disk.store.signalled("u1")
+    assert (disk.own() / "etc/a").read_bytes() == b""
+    assert disk.store.write(none, running=True) == ()
+    assert disk.tree() == {disk.own().name}
+    again = disk.new_store()  # of an agent that was killed before it sent the signal
+    assert (again.due("u1"), again.edited("u1")) == (("SIGHUP",), True)
+    assert again.write(none, running=True) == ()
+    again.signalled("u1")
+    assert (again.due("u1"), again.edited("u1"), again.write(none, running=True)) == ((), False, ())
+    again.write(one)
+    again.write(none)  # before a start there is no one to tell
+    assert (again.due("u1"), disk.tree()) == ((), {disk.own().name})
+    again.collect({"u1"})
+    assert disk.tree() == {disk.own().name}
+    again.collect(())
+    assert disk.tree() == set()
+
+
+def test_an_optional_file_that_came_back_before_its_program_was_told_is_written(disk: Disk) -> None:
+    spec = item(from_secret(disk.root / "b"))
+    one = replace(given_contents(spec), file_values=(FileValue(path=str(disk.root / "b"), content="eA=="),))
+    disk.store.write(one)
+    disk.store.write(given_contents(spec), running=True)
+    disk.store.write(one, running=True)
+    assert (disk.root / "b").read_text() == "x"
+    assert disk.store.due("u1") == ("SIGHUP",)
+    disk.store.signalled("u1")
+    assert not disk.store.edited("u1")

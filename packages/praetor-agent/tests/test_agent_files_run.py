@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import base64
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,14 @@ class Device:
         wanted = item("a", process_spec("/bin/sh", execution=execution))
         self.gateway.desire(wanted)
         return str(wanted["specHash"])
+
+    def give(self, script: str, *files: dict[str, Any], **contents: str) -> None:
+        """Have a shell run *script* with *files* that a gateway sends with *contents* by their paths."""
+        wanted = item("a", process_spec("/bin/sh", execution={"args": ["-c", script], "files": list(files)}))
+        values = [
+            {"path": path, "content": base64.b64encode(said.encode()).decode()} for path, said in contents.items()
+        ]
+        self.gateway.desire(wanted | {"fileValues": values, "valuesHash": f"hmac-sha256:{sorted(contents.items())}"})
 
     def seen(self) -> Observation:
         return self.gateway.observations.get("a") or Observation(name="a")
@@ -215,3 +225,38 @@ def test_an_edit_that_cannot_be_undone_is_reported_and_the_process_runs_on(devic
         os.rmdir(kept)
         until(lambda: kept.is_file(), "it is written again")
         device.gateway.wait_for(lambda: device.seen().error_message is None, "the reason is over")
+
+
+def test_a_program_is_told_of_new_contents_by_reference_and_of_a_file_that_is_gone(
+    device: Device, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    script = f"""
+    show() {{ if [ -e "$PRAETOR_FILES/a" ]; then cat "$PRAETOR_FILES/a"; else echo none; fi >> {out}; }}
+    trap show HUP; show; while :; do sleep 0.05; done
+    """
+    ref = {"name": "login", "key": "a", "optional": True}
+    secret = {"path": "a", "secretKeyRef": ref, "onChange": "Signal"}
+    config = {"path": "b", "configMapKeyRef": {"name": "settings", "key": "b"}}
+
+    def lines() -> list[str]:
+        return out.read_text().splitlines() if out.exists() else []
+
+    with device.agent() as agent:
+        device.give(script, secret, config, a="one\n", b="x")
+        until(lambda: lines() == ["one"], "it has started")
+        device.gateway.wait_for(lambda: device.seen().pid is not None, "it runs")
+        pid = device.seen().pid
+        device.give(script, secret, config, a="two\n", b="y")
+        until(lambda: lines() == ["one", "two"], "it was told")
+        device.gateway.wait_for(lambda: device.seen().values_outdated is True, "the other file waits for a restart")
+        agent.kill()
+        agent.wait()
+        with device.agent():
+            device.give(script, secret, config, b="x")
+            until(lambda: lines() == ["one", "two", "none"], "it was told that the file is gone")
+            device.gateway.wait_for(lambda: not device.seen().values_outdated, "all that it has is current")
+            assert device.seen().drift_count in (None, 0)
+            assert device.seen().pid == pid
+            kept = {path.name: stat.S_IMODE(path.stat().st_mode) for path in device.state.rglob("*") if path.is_file()}
+            assert {kept["desired.json"], kept["memory.json"], kept["files.json"]} == {0o600}

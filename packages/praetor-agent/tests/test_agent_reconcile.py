@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import base64
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -29,7 +31,8 @@ from praetor_agent.core.reconcile import Decision, Fetch, Refresh, Remove, Repai
 from praetor_agent.core.report import observations
 from praetor_api.conditions import STABILITY_WINDOW_SECONDS
 from praetor_api.files import File, OnChange, ReloadSignal
-from praetor_api.protocol import Desired, DesiredItem, InvalidItem, Observation, RollbackReason
+from praetor_api.keyrefs import ConfigMapKeyRef, SecretKeyRef
+from praetor_api.protocol import Desired, DesiredItem, FileValue, InvalidItem, Observation, RollbackReason
 from praetor_api.spec import (
     Artifact,
     ArtifactType,
@@ -737,6 +740,8 @@ class ModelDevice:
     persistence_error: str | None = None
     artifacts: dict[str, ArtifactState] = field(default_factory=dict)
     starts: list[str] = field(default_factory=list)
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    adopted: bool = False
     instance: int = 0
 
     @property
@@ -765,6 +770,7 @@ class ModelDevice:
             self.instance += 1
             self.process = replace(running(action.revision.item.spec_hash), handle=f"h{self.instance}")
             self.starts.append(action.revision.item.spec_hash)
+            self.files, self.adopted = files.contents(action.revision.item), False
             self.memory = {**self.memory, UID: restart.started(self.memory[UID], "now")}
         elif isinstance(action, Stop):
             assert self.process is not None
@@ -772,6 +778,13 @@ class ModelDevice:
             self.process = replace(self.process, running=False, exit_code=143, termination_reason="Signal:SIGTERM")
         elif isinstance(action, Remove):
             self.process = None
+        elif isinstance(action, Refresh):
+            written, record = files.contents(action.revision.item), self.memory[UID]
+            assert self.adopted or written["r"] == self.files["r"], "changed under a process that reads it at its start"
+            self.files, self.adopted = written, False
+            same = record.spec_hash == action.revision.spec_hash
+            now = refresh.refreshed(self.memory, action.revision, f"boot-{self.boot}", self.now)
+            self.memory = {**self.memory, UID: replace(record, current=action.revision) if same else now}
         elif isinstance(action, Repair):
             assert self.process is not None
             assert self.process.running
@@ -791,11 +804,20 @@ EVENTS = st.one_of(
     st.tuples(st.just("want"), st.sampled_from(["v1", "v2", "v3"]), st.sampled_from(list(RestartPolicy))),
     st.tuples(st.just("fetched"), st.sampled_from(["v1a", "v2a"]), st.none()),
     st.tuples(st.just("want artifact"), st.sampled_from(["v1a", "v2a"]), st.sampled_from(list(RestartPolicy))),
+    st.tuples(st.just("want files"), st.sampled_from(["f1", "f2"]), st.sampled_from(["1", "2", None])),
     st.tuples(st.sampled_from(["want nothing", "want nonsense", "agent restarts", "memory lost", "reboot", "edited"])),
     st.tuples(st.just("disk"), st.sampled_from(["full", None])),
     st.tuples(st.just("ends"), st.sampled_from([0, 1, None])),
     st.tuples(st.just("time"), st.floats(0.1, 2000)),
 )
+
+
+def referring(version: str, content: str | None) -> DesiredItem:
+    """Return a service whose spec refers to two files, with the *content* of both; None leaves the first one out."""
+    told = File(path="told", config_map_key_ref=ConfigMapKeyRef("conf", "a", True), on_change=OnChange.SIGNAL)
+    start = File(path="r", config_map_key_ref=ConfigMapKeyRef("conf", "b"), mode=f"06{version[1]}0")
+    contents = {"r": content or "none"} | ({} if content is None else {"told": content})
+    return given_contents(with_files(version, told, start), **contents)
 
 
 def happen(device: ModelDevice, event: tuple[Any, ...]) -> None:
@@ -807,6 +829,9 @@ def happen(device: ModelDevice, event: tuple[Any, ...]) -> None:
     elif name == "want artifact":
         version, policy = given
         device.desired = wanted(replace(item(version, policy=policy, artifact=True), spec_hash=version))
+    elif name == "want files":
+        version, content = given
+        device.desired = wanted(referring(version, content))
     elif name == "want nothing":
         device.desired = wanted()
     elif name == "want nonsense":
@@ -816,7 +841,7 @@ def happen(device: ModelDevice, event: tuple[Any, ...]) -> None:
     elif name == "agent restarts":
         device.memory = {uid: read(Record, write(known)) for uid, known in device.memory.items()}
     elif name == "memory lost":
-        device.memory = {}
+        device.memory, device.adopted = {}, True
     elif name == "reboot":
         device.boot, device.now = device.boot + 1, 1.0
         if process is not None:
@@ -841,6 +866,11 @@ def test_whatever_happens_there_is_one_instance_it_is_never_stopped_early_and_th
         happen(device, event)
         device.converge()
         assert reconcile(device.desired, device.observed, device.memory, device.now).memory == device.memory
+        process = device.process if device.persistence_error is None else None
+        for one in device.desired.items:
+            if process is not None and process.running and process.spec_hash == one.spec_hash:
+                told, due = device.files.get("told"), files.contents(one).get("told")
+                assert told == due, "a program lacks what it is to be told"
 
 
 @settings(max_examples=80)
@@ -1212,8 +1242,8 @@ def test_a_signal_is_for_files_that_ask_for_it() -> None:
     assert files.signal_of(signalled("1")) == "SIGHUP"
     assert files.signal_of(replace(signalled("1"), signal=ReloadSignal.USR1)) == "SIGUSR1"
     assert files.signal_of(File(path="a", on_change=OnChange.NONE)) == ""
-    execution = Execution(backend=Backend.PROCESS, files=(File(path="a", content="", signal=ReloadSignal.HUP),))
-    assert "signal needs onChange: Signal; write both" in (files.fault(execution) or "")
+    never = with_files("v1", File(path="a", content="", signal=ReloadSignal.HUP))
+    assert "signal needs onChange: Signal; write both" in (files.fault(never) or "")
 
 
 def test_a_process_that_is_restarted_on_a_frozen_device_gets_the_files_that_are_there() -> None:
@@ -1224,3 +1254,120 @@ def test_a_process_that_is_restarted_on_a_frozen_device_gets_the_files_that_are_
         (start,) = reconcile(wanted(wants), replace(device, freeze=freeze), memory, 100.0).actions
         assert isinstance(start, Start)
         assert start.as_they_are is (freeze is not None)
+
+
+def by_reference(path: str, on_change: OnChange = OnChange.SIGNAL, **more: Any) -> File:
+    return File(path=path, config_map_key_ref=ConfigMapKeyRef("settings", path), on_change=on_change, **more)
+
+
+def given_contents(of: DesiredItem, **contents: str) -> DesiredItem:
+    """Return *of* as a gateway sends it, with *contents* of files by their paths."""
+    values = tuple(
+        FileValue(path=path, content=base64.b64encode(text.encode()).decode()) for path, text in contents.items()
+    )
+    return replace(of, file_values=values, values_hash=f"hmac-sha256:{sorted(contents.items())}")
+
+
+AT_START = by_reference("r", OnChange.RESTART)
+REFERS = with_files("v1", by_reference("told"), by_reference("seen", OnChange.NONE), AT_START)
+DEVICE = ObservedDevice(boot_id=BOOT, observed={UID: running("v1")})
+
+
+def refresh_of(decision: Decision) -> Revision:
+    (action,) = decision.actions
+    assert isinstance(action, Refresh)
+    return action.revision
+
+
+def test_new_contents_by_reference_reach_a_running_service_and_those_that_need_a_restart_wait() -> None:
+    old, new = (given_contents(REFERS, told=n, seen=n, r=n) for n in "12")
+    decision = reconcile(wanted(new), DEVICE, {UID: runs(old)}, 100.0)
+    assert decision.memory[UID].current == Revision(item=old)  # until it is done
+    placed = refresh_of(decision)
+    assert files.contents(placed.item) == {"told": b"2", "seen": b"2", "r": b"1"}
+    assert placed.spec_hash == "v1"
+    after = {UID: read(Record, write(replace(decision.memory[UID], current=placed)))}
+    settled = reconcile(wanted(new), DEVICE, after, 101.0)
+    assert settled.actions == ()
+    assert observations(wanted(new), settled.memory, DEVICE, {}, 101.0)[UID].values_outdated is True
+    ended = reconcile(wanted(new), replace(DEVICE, observed={UID: dead(1)}), settled.memory, 102.0)
+    again = reconcile(wanted(new), replace(DEVICE, observed={UID: dead(1)}), ended.memory, ended.wake_at or 0.0)
+    (start,) = again.actions
+    assert isinstance(start, Start)
+    assert files.contents(start.revision.item) == {"told": b"2", "seen": b"2", "r": b"2"}
+
+
+def test_contents_that_were_all_taken_are_not_outdated() -> None:
+    old, new = (given_contents(with_files("v1", by_reference("told")), told=n) for n in "12")
+    placed = refresh_of(reconcile(wanted(new), DEVICE, {UID: runs(old)}, 100.0))
+    memory = {UID: replace(runs(old), current=placed)}
+    assert observations(wanted(new), memory, DEVICE, {}, 101.0)[UID].values_outdated is None
+    rotated = replace(new, values_hash="hmac-sha256:by-a-new-key")
+    assert reconcile(wanted(rotated), DEVICE, memory, 102.0).actions == ()
+
+
+def test_an_optional_file_without_content_is_left_out() -> None:
+    old, new = given_contents(REFERS, told="1", seen="1", r="1"), given_contents(REFERS, seen="1", r="1")
+    placed = refresh_of(reconcile(wanted(new), DEVICE, {UID: runs(old)}, 100.0))
+    assert sorted(files.contents(placed.item)) == ["r", "seen"]
+
+
+def test_no_contents_are_taken_on_a_frozen_device_or_by_a_job() -> None:
+    old, new = (given_contents(REFERS, told=n, seen=n, r="1") for n in "12")
+    frozen = reconcile(wanted(new), replace(DEVICE, freeze="held"), {UID: runs(old)}, 100.0)
+    assert (frozen.actions, frozen.memory[UID].current) == ((), Revision(item=old))
+    refresh_of(reconcile(wanted(new), DEVICE, frozen.memory, 101.0))
+    jobs = [replace(each, spec=replace(each.spec, restart_policy=RestartPolicy.NEVER)) for each in (old, new)]
+    assert reconcile(wanted(jobs[1]), DEVICE, {UID: runs(jobs[0])}, 100.0).actions == ()
+
+
+def test_a_new_version_takes_contents_in_place_though_their_source_is_another() -> None:
+    spec = with_files(
+        "v2", replace(by_reference("told"), config_map_key_ref=ConfigMapKeyRef("other", "told")), AT_START
+    )
+    old = given_contents(with_files("v1", by_reference("told"), AT_START), told="1", r="1")
+    placed = refresh_of(reconcile(wanted(given_contents(spec, told="2", r="2")), DEVICE, {UID: runs(old)}, 100.0))
+    assert placed.spec_hash == "v2"
+    assert files.contents(placed.item) == {"told": b"2", "r": b"1"}
+    secret = File(path="told", secret_key_ref=SecretKeyRef("login", "told"), on_change=OnChange.SIGNAL)
+    other = given_contents(with_files("v2", secret, AT_START), told="2", r="1")
+    (stop,) = reconcile(wanted(other), DEVICE, {UID: runs(old)}, 100.0).actions
+    assert isinstance(stop, Stop)  # the mode of the file is another
+
+
+def test_what_an_adopted_process_has_of_its_files_is_not_known() -> None:
+    new = given_contents(REFERS, told="2", seen="2", r="2")
+    placed = refresh_of(reconcile(wanted(new), DEVICE, {}, 100.0))
+    assert placed.item == new
+    memory = {UID: replace(runs(new), current=placed)}
+    assert reconcile(wanted(new), DEVICE, memory, 101.0).actions == ()
+    assert observations(wanted(new), memory, DEVICE, {}, 101.0)[UID].values_outdated is None
+
+
+@pytest.mark.parametrize(
+    ("item", "words"),
+    [
+        pytest.param(REFERS, "the gateway sent no content for references; upgrade praetor-gateway", id="older-gateway"),
+        pytest.param(
+            replace(REFERS, file_values=(FileValue(path="told", content="?"),)), "is not base64", id="no-base64"
+        ),
+        pytest.param(with_files("v1", by_reference("a", content="")), "write exactly one of content", id="two-sources"),
+        pytest.param(
+            with_files("v1", File(path="a", secret_key_ref=SecretKeyRef("a", "b"), mode="0644")),
+            "a file of a Secret is for its owner alone",
+            id="open",
+        ),
+    ],
+)
+def test_a_file_whose_content_cannot_be_known_holds_its_process(item: DesiredItem, words: str) -> None:
+    held = reconcile(wanted(item), ObservedDevice(boot_id=BOOT), {}, 100.0)
+    failure = held.memory[UID].failure
+    assert failure is not None
+    assert (failure.reason, held.actions) == (FailureReason.INVALID_SPEC, ())
+    assert words in failure.message
+
+
+def test_a_file_of_a_secret_is_for_its_owner_alone() -> None:
+    secret = SecretKeyRef("login", "key")
+    assert files.mode_of(File(path="a", secret_key_ref=secret)) == 0o600
+    assert files.mode_of(File(path="a", secret_key_ref=secret, mode="0400")) == 0o400

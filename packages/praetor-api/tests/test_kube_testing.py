@@ -234,10 +234,17 @@ async def test_what_a_container_asks_for_is_checked(container: dict[str, Any] | 
         await kube.create(DEVICE_PROCESSES, "lab", body)
 
 
+REF = {"name": "settings", "key": "a.b"}
+
+
 @pytest.mark.parametrize(
     ("files", "refusal"),
     [
-        pytest.param([{"path": "é b.conf", "content": ""}, {"path": "/x/a..b"}], "needs content", id="no-content"),
+        pytest.param([{"path": "é b.conf", "content": ""}, {"path": "/x/a..b"}], "exactly one", id="no-content"),
+        pytest.param([{"path": "a", "content": "", "configMapKeyRef": REF}], "exactly one", id="two-sources"),
+        pytest.param([{"path": "a", "secretKeyRef": REF, "mode": "0604"}], "for its owner alone", id="open-secret"),
+        pytest.param([{"path": "a", "secretKeyRef": REF, "mode": "400"}], None, id="secret"),
+        pytest.param([{"path": "a", "configMapKeyRef": REF, "mode": "0644"}], None, id="config-map"),
         pytest.param([{"path": "etc/.a", "content": "x", "mode": "0600", "owner": "app:adm"}], None, id="own"),
         pytest.param([{"path": "/etc/a", "content": "x", "mode": "640", "owner": "0:0"}], None, id="absolute"),
         pytest.param([{"path": "a", "content": "x", "onChange": "Signal", "signal": "SIGUSR1"}], None, id="signal"),

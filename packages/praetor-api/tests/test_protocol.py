@@ -114,6 +114,16 @@ def test_each_newer_field_of_an_item_says_whether_an_older_agent_may_ignore_it()
         pytest.param({"execution": {"container": {"network": "none"}}}, {"container.v1"}, id="container"),
         pytest.param({"execution": {"files": []}}, set(), id="no-files"),
         pytest.param({"execution": {"files": [{"path": "a", "content": ""}]}}, {"files.v1"}, id="files"),
+        pytest.param(
+            {"execution": {"files": [{"path": "a", "configMapKeyRef": {"name": "a", "key": "b"}}]}},
+            {"files.v1", "file-references.v1"},
+            id="a-file-of-a-config-map",
+        ),
+        pytest.param(
+            {"execution": {"files": [{"path": "a", "content": ""}, {"path": "b", "secretKeyRef": {"name": "a"}}]}},
+            {"files.v1", "file-references.v1"},
+            id="a-file-of-a-secret",
+        ),
         pytest.param({"healthCheck": {"exec": {"command": ["true"]}}}, set(), id="exec"),
         pytest.param({"healthCheck": {"httpGet": {"port": 80}}}, {"probes.v1"}, id="http-get"),
         pytest.param({"healthCheck": {"tcpSocket": {"port": 80}}}, {"probes.v1"}, id="tcp-socket"),
@@ -198,6 +208,19 @@ def test_an_item_that_cannot_be_decoded_does_not_affect_the_others() -> None:
 def test_a_desired_state_without_its_list_or_device_is_refused(data: object) -> None:
     with pytest.raises(WireError):
         read_desired(data)
+
+
+def test_contents_of_files_are_read_and_never_repeated_in_a_fault() -> None:
+    values = [{"path": "a b/\u202ec", "content": "aHVudGVyMg=="}, {"path": "e", "content": ""}]
+    (item,) = read_desired({"deviceName": "leaf-1", "items": [GOOD | {"fileValues": values}]}).items
+    assert item.file_values is not None
+    assert [(each.path, each.content) for each in item.file_values] == [(v["path"], v["content"]) for v in values]
+    assert "aHVudGVyMg" not in repr(item)
+    assert read(DesiredItem, write(item)) == item
+    long = [{"path": "a", "content": "aHVudGVyMg" * 20_000}]
+    (bad,) = read_desired({"deviceName": "leaf-1", "items": [GOOD | {"fileValues": long}]}).invalid
+    assert "fileValues[0].content" in str(bad.faults[0])
+    assert "aHVudGVyMg" not in str(bad)
 
 
 def test_an_empty_desired_state_is_a_valid_one() -> None:

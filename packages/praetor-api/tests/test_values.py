@@ -9,17 +9,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from praetor_api.files import MAX_CONTENT
+from praetor_api.kube.delivered import DELIVERED
 from praetor_api.spec import Backend, EnvVar, Execution, ProcessSpec
 from praetor_api.values import (
     EXPOSED,
     MAX_TEXT,
     MAX_TEXTS,
+    MAX_VALUE,
+    Contents,
     DeviceFields,
     ExpansionError,
     Reference,
     Resolved,
     Source,
     Unusable,
+    Value,
     expanded,
     exposed_secret,
     lacks_an_object,
@@ -311,6 +316,83 @@ def test_the_digest_of_values_shows_neither_them_nor_the_key() -> None:
     assert keyed.digest != Resolved({"A": "x"}, key=b"other").digest
     assert keyed.digest == Resolved({"A": "x"}, key=b"secret").digest
     assert "x" not in repr(Resolved({"A": "x"}, key=b"x")).replace("missing", "")
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "value"),
+    [
+        pytest.param("configmap", {"data": {"a": "é"}}, "é", id="text"),
+        pytest.param("configmap", {"binaryData": {"a": "/w=="}}, b"\xff", id="bytes"),
+        pytest.param("configmap", {"binaryData": {"a": "eA=="}}, "x", id="text-in-binary-data"),
+        pytest.param("configmap", {"binaryData": {"a": "?"}}, Unusable("is not base64"), id="no-base64"),
+        pytest.param("configmap", {"data": {"a": 3}}, Unusable("is no text"), id="number"),
+        pytest.param("configmap", {"data": {"a": "x" * 131_073}}, Unusable("has more than 131072 bytes"), id="large"),
+        pytest.param("secret", {"data": {"a": "w6k="}}, "é", id="secret"),
+        pytest.param("secret", {"data": {"a": "/wA="}}, b"\xff\0", id="secret-bytes"),
+        pytest.param("secret", {"stringData": {"a": "x"}}, None, id="not-stored"),
+    ],
+)
+def test_objects_hold_text_or_bytes(kind: str, data: dict[str, Any], value: Any) -> None:
+    assert DELIVERED[kind](data).get("a") == value
+
+
+def file_of(kind: str, path: str = "etc/a", **more: Any) -> dict[str, Any]:
+    return {"path": path, kind: {"name": "settings", "key": "level"}, **more}
+
+
+def test_a_file_is_read_of_its_source_as_bytes() -> None:
+    files = [file_of("configMapKeyRef"), file_of("secretKeyRef", "b"), {"path": "c", "content": "inline"}]
+    optional = {"path": "d", "configMapKeyRef": {"name": "settings", "key": "none", "optional": True}}
+    references = references_of({"execution": {"env": [from_config_map()], "files": [*files, optional]}})
+    secret, none = Source("secret", "settings", "level"), Source("configmap", "settings", "none")
+    assert references == (
+        Reference("A", "configmap/settings key level", False, LEVEL),
+        Reference("", "configmap/settings key level", False, LEVEL, "etc/a"),
+        Reference("", "secret/settings key level", False, secret, "b"),
+        Reference("", "configmap/settings key none", True, none, "d"),
+    )
+    there: dict[Source, Value] = {LEVEL: "é\n", secret: b"\xff\0"}
+    found = resolve(references, LEAF, there.get)
+    assert (found.values, found.missing) == ({"A": "é\n"}, ())
+    assert found.files is not None
+    assert found.files.by_path == {"etc/a": "w6kK", "b": "/wA="}
+    assert found.files.size == 5
+    assert "w6kK" not in repr(found)
+    assert resolve(references[:1], LEAF, {LEVEL: "x"}.get).files is None
+
+
+@pytest.mark.parametrize(
+    ("value", "of_variable", "of_file"),
+    [
+        pytest.param("a\0", " is no text", None, id="nul"),
+        pytest.param(b"\xff", " is no text", None, id="bytes"),
+        pytest.param("x" * (MAX_VALUE + 1), " has more than 32768 characters", None, id="long"),
+        pytest.param("é" * MAX_CONTENT, " has more than 32768 characters", " has more than 131072 bytes", id="longer"),
+        pytest.param(None, "", "", id="none"),
+    ],
+)
+def test_a_file_takes_what_no_variable_can_hold(value: Any, of_variable: str | None, of_file: str | None) -> None:
+    execution = {"env": [from_config_map()], "files": [file_of("configMapKeyRef")]}
+    for reference, why in zip(references_of({"execution": execution}), (of_variable, of_file), strict=True):
+        missing = () if why is None else (f"configmap/settings key level{why}",)
+        assert resolve([reference], LEAF, {LEVEL: value}.get).missing == missing
+
+
+@pytest.mark.parametrize("file", [file_of("configMapKeyRef", content=""), file_of("secretKeyRef", configMapKeyRef={})])
+def test_a_file_of_two_sources_holds_its_process(file: dict[str, Any]) -> None:
+    found = resolve(references_of({"execution": {"files": [file]}}), LEAF, {LEVEL: "x"}.get)
+    assert found.missing == ("etc/a: several sources of a file",)
+
+
+def test_the_digest_covers_the_contents_of_files_with_its_key() -> None:
+    digests = [
+        Resolved({"A": "x"}, key=key, files=files).digest
+        for key in (b"", b"secret", b"other")
+        for files in (None, Contents({}), Contents({"a": "eA=="}), Contents({"a": "eQ=="}), Contents({"b": "eA=="}))
+    ]
+    assert len(set(digests)) == len(digests)
+    shared = Contents({"a": "eA=="})
+    assert Resolved({}, key=b"k", files=shared).digest == Resolved({}, key=b"k", files=shared).digest
 
 
 PASSWORD = {"name": "PASSWORD", "valueFrom": {"secretKeyRef": {"name": "login", "key": "password"}}}

@@ -282,19 +282,19 @@ def test_budgets_of_other_deployments_are_restored() -> None:
 
 
 def test_values_of_the_environment_and_credentials_are_not_written() -> None:
-    spec = {
+    spec: dict[str, Any] = {
         "artifact": {"url": "https://me:secret@files.example/x"},
         "execution": {
             "command": ["/x"],
             "env": [{"name": "TOKEN", "value": "secret"}, {"name": "EMPTY"}],
-            "files": [{"path": "a", "content": "secret"}, {"path": "b"}],
+            "files": [{"path": "a", "content": "secret"}, {"path": "b", "configMapKeyRef": {"name": "c", "key": "d"}}],
             "user": None,
         },
     }
     written = redacted(spec)
     assert "secret" not in json.dumps(written)
     assert written["execution"]["env"] == [{"name": "TOKEN", "value": REDACTED}, {"name": "EMPTY"}]
-    assert written["execution"]["files"] == [{"path": "a", "content": REDACTED}, {"path": "b"}]
+    assert written["execution"]["files"] == [{"path": "a", "content": REDACTED}, spec["execution"]["files"][1]]
     assert written["artifact"]["url"] == f"https://{REDACTED}@files.example/x"
     assert redacted({"env": "odd secret"}) == {"env": REDACTED}
     row = project_deployment({"metadata": {"name": "tel"}, "spec": {"selector": {}, "template": {"spec": spec}}})

@@ -252,7 +252,17 @@ def merged(change: dict[str, Any]) -> dict[str, Any]:
         ),
         (
             {"execution": {"backend": "process", "command": ["run"], "files": [{"path": "a"}]}},
-            "a file needs content; write it",
+            "write exactly one of content, configMapKeyRef and secretKeyRef",
+        ),
+        (
+            {
+                "execution": {
+                    "backend": "process",
+                    "command": ["run"],
+                    "files": [{"path": "a", "secretKeyRef": {"name": "a", "key": "b"}, "mode": "0640"}],
+                }
+            },
+            "a file of a Secret is for its owner alone; write a mode such as",
         ),
         (
             {
@@ -282,6 +292,7 @@ def merged(change: dict[str, Any]) -> dict[str, Any]:
         "container",
         "path-of-a-file",
         "no-content",
+        "open-secret",
         "unsent-signal",
         "two-health-checks",
         "working-directory",
@@ -482,3 +493,45 @@ def test_references_that_no_device_would_get_are_warned_of_if_the_user_may_read_
     assert any(each.startswith(warned) for each in forecast(lab, manifest(template))["warnings"]) is (
         readable and not there
     )
+
+
+def with_files(*files: dict[str, Any]) -> dict[str, Any]:
+    return {"execution": {**NEW["execution"], "files": list(files)}}
+
+
+def test_files_that_change_are_listed_without_their_contents() -> None:
+    key = {"name": "conf", "key": "a"}
+    old = with_files(
+        {"path": "gone", "content": "marker"},
+        {"path": "same", "content": "marker"},
+        {"path": "other", "content": "marker"},
+        {"path": "moved", "content": "marker", "mode": "0640", "onChange": "Signal", "signal": "SIGUSR1"},
+        {"path": "may-lack", "configMapKeyRef": key, "owner": "app"},
+    )
+    new = with_files(
+        {"path": "same", "content": "marker"},
+        {"path": "other", "content": "MARKER"},
+        {"path": "moved", "secretKeyRef": key},
+        {"path": "may-lack", "configMapKeyRef": {**key, "optional": True}},
+        {"path": "new", "secretKeyRef": key, "owner": "app"},
+    )
+    lab = Lab()
+    lab.deployment("tel", spec=manifest(old)["spec"])
+    lab.switch("leaf-0", {"rack": "r0"}, status={"conditions": [connected()]})
+    result = plan(lab, manifest(new))
+    lines = [each for each in result.stdout.splitlines() if each.startswith("tel: file ")]
+    assert lines == [
+        "tel: file gone: is removed",
+        "tel: file other: other content (6 bytes)",
+        "tel: file moved: from content (6 bytes) to secret/conf key a; mode 0640 to 0600; onChange Signal SIGUSR1 to "
+        "Restart",
+        "tel: file may-lack: owner app to the process's user; now optional",
+        "tel: file new: is new: mode 0600, owner app, from secret/conf key a, onChange Restart",
+    ]
+    assert "marker" not in result.output.lower()
+    assert "spec.template.spec.execution.files: the namespace lab has no" in result.stdout
+    changed = {each["path"]: each for each in forecast(lab, manifest(new))["files"]}
+    assert changed["moved"]["mode"] == "0600"
+    assert changed["moved"]["source"] == "secret/conf key a"
+    fresh = {**manifest(with_files({"path": "a", "content": ""})), "metadata": {"name": "other"}}
+    assert forecast(lab, fresh)["files"][0]["change"] == "is new: mode 0644, from content (0 bytes), onChange Restart"

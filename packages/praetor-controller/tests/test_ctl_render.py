@@ -165,3 +165,29 @@ def test_secrets_are_neither_read_nor_shown() -> None:
     said = "(of secret/login key password)"
     assert json.loads(ran.stdout)["env"] == {"PASSWORD": said, "URL": f"u:{said}@h"}
     assert [each for each in lab.kube.requests if each.resource == SECRETS] == []
+
+
+def test_files_by_reference_are_shown_without_their_contents() -> None:
+    keys = {kind: {"name": "conf", "key": "a"} for kind in ("configMapKeyRef", "secretKeyRef")}
+    gone = {"path": "gone", "configMapKeyRef": {"name": "none", "key": "a", "optional": True}}
+    files = [
+        {"path": "a", "configMapKeyRef": keys["configMapKeyRef"], "mode": "640"},
+        {"path": "b", "secretKeyRef": keys["secretKeyRef"], "onChange": "None"},
+        gone,
+        {"path": "c", "content": "x"},
+    ]
+    lab = lab_with({"backend": "process", "command": ["/opt/x"], "files": files})
+    missing = lab.run("render", "tel", "leaf-1")
+    assert missing.exit_code == 1
+    assert "ReferenceMissing(configmap/conf key a): leaf-1" in missing.stderr
+    for kind in (CONFIG_MAPS, SECRETS):
+        content = {CONFIG_MAPS: "marker", SECRETS: "bWFya2Vy"}[kind]
+        lab.put(kind, "conf", {"labels": {"azure.com/deliver": "true"}}, data={"a": content})
+    ran = lab.run("render", "tel", "leaf-1")
+    assert ran.exit_code == 0, ran.output
+    assert yaml.safe_load(ran.stdout)["files"] == [
+        {"path": "a", "mode": "0640", "from": "configmap/conf key a"},
+        {"path": "b", "mode": "0600", "onChange": "None", "from": "secret/conf key a"},
+        {"path": "c", "mode": "0644", "bytes": 1, "content": "x"},
+    ]
+    assert "marker" not in ran.output

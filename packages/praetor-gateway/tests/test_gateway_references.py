@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from typing import Any
 
 import pytest
 
 from gateway_testing import GatewayLab, conditions, process_object, running_lab, switch_object
 from kube_testing import FakeClock, InProcessKube, body_of
+from praetor_api.files import MAX_CONTENT
 from praetor_api.kube.client.errors import Forbidden
 from praetor_api.kube.client.resource import CONFIG_MAPS, DEVICE_PROCESSES, NETWORK_SWITCHES, Key
 from praetor_api.protocol import read_desired
@@ -17,7 +19,7 @@ from praetor_api.values import MAX_VALUE
 from praetor_gateway.fleet.references import ReferenceStore
 
 DESIRED = "/v1/devices/leaf-1/desired"
-KNOWS = "references.v1, values.v1"
+KNOWS = "file-references.v1, files.v1, references.v1, values.v1"
 SETTINGS_MAP = Key("lab", "settings")
 LABEL = {"azure.com/deliver": "true"}
 
@@ -38,6 +40,10 @@ async def item_of(lab: GatewayLab, device: str = "leaf-1") -> dict[str, Any]:
     answer = await lab.client.get(f"/v1/devices/{device}/desired", praetor_features=KNOWS)
     item: dict[str, Any] = answer.json()["items"][0]
     return item
+
+
+def file_of(path: str, key: str = "level", of: str = "settings", **more: Any) -> dict[str, Any]:
+    return {"path": path, "configMapKeyRef": {"name": of, "key": key, **more}}
 
 
 def held(lab: GatewayLab) -> dict[str, Any]:
@@ -220,3 +226,91 @@ async def test_a_change_costs_a_fleet_no_write_beyond_one_status_of_each_process
         assert {each.verb for each in writes} == {"patch"}
         assert len(writes) == len(devices)
         assert conditions(lab.process("leaf-200"))["ValuesOutdated"] == "True"
+
+
+async def test_an_item_has_the_contents_of_its_files_text_or_not() -> None:
+    async with running_lab(references_namespaces=("lab",)) as lab:
+        await lab.kube.create(CONFIG_MAPS, "lab", config_map(level="é\n") | {"binaryData": {"image": "/wA="}})
+        files = [
+            file_of("etc/level"),
+            {"path": "inline", "content": "x"},
+            file_of("/opt/image", "image"),
+            file_of("gone", "gone", optional=True),
+        ]
+        await lab.declare("leaf-1", execution=execution() | {"files": files})
+        item = await item_of(lab)
+        assert item["fileValues"] == [
+            {"path": "etc/level", "content": "w6kK"},
+            {"path": "/opt/image", "content": "/wA="},
+        ]
+        assert item["spec"] == lab.process("leaf-1")["spec"]
+        assert "values" not in item
+        (read,) = read_desired({"items": [item], "deviceName": "leaf-1"}).items
+        assert read.values_hash == item["valuesHash"]
+        (item,) = (await lab.client.get(DESIRED, praetor_features="files.v1, references.v1")).json()["items"]
+        assert item["features"] == ["file-references.v1"]
+
+
+async def test_changed_contents_answer_the_poll_and_values_of_the_device_stay_beside_them() -> None:
+    async with running_lab(references_namespaces=("lab",)) as lab:
+        await lab.kube.create(CONFIG_MAPS, "lab", config_map(level="one"))
+        name = {"name": "NAME", "valueFrom": {"deviceFieldRef": {"fieldPath": "metadata.name"}}}
+        for device in ("leaf-1", "leaf-2"):
+            await lab.declare(device, execution=execution(name) | {"files": [file_of("a")]})
+        first, other = [await item_of(lab, device) for device in ("leaf-1", "leaf-2")]
+        assert first["values"] == {"NAME": "leaf-1"}
+        assert first["fileValues"] == other["fileValues"]
+        assert first["valuesHash"] != other["valuesHash"]
+        etag = (await lab.client.get(DESIRED, praetor_features=KNOWS)).headers["etag"]
+        poll = asyncio.ensure_future(
+            lab.client.get(DESIRED, praetor_features=KNOWS, if_none_match=etag, prefer="wait=50")
+        )
+        await lab.clock.settle()
+        await lab.settled(lab.kube.patch(CONFIG_MAPS, SETTINGS_MAP, {"data": {"level": "two"}}))
+        assert poll.done()
+        (item,) = (await poll).json()["items"]
+        assert item["fileValues"] == [{"path": "a", "content": "dHdv"}]
+        assert (item["specHash"], item["generation"]) == (first["specHash"], first["generation"])
+
+
+@pytest.mark.parametrize(
+    ("files", "data", "said"),
+    [
+        pytest.param([file_of("a", "gone")], {}, "ReferenceMissing(configmap/settings key gone)", id="no-key"),
+        pytest.param(
+            [file_of("a")],
+            {"level": "é" * MAX_CONTENT},
+            "ReferenceMissing(configmap/settings key level has more than 131072 bytes)",
+            id="too-long",
+        ),
+        pytest.param(
+            [file_of("a"), file_of("b")],
+            {"level": "x" * (MAX_CONTENT // 2 + 1)},
+            "ReferenceRefused(TooLarge files of more than 131072 bytes)",
+            id="too-long-together",
+        ),
+    ],
+)
+async def test_files_without_content_hold_the_process(
+    files: list[dict[str, Any]], data: dict[str, Any], said: str
+) -> None:
+    async with running_lab(references_namespaces=("lab",)) as lab:
+        await lab.kube.create(CONFIG_MAPS, "lab", config_map(**data))
+        await lab.declare("leaf-1", execution=execution() | {"files": files})
+        item = await item_of(lab)
+        assert "spec" not in item
+        seen = {"name": item["name"], "observedSpecHash": "sha256:older", "processStarted": True, "healthy": True}
+        body = {"heartbeat": True, "observations": [seen]}
+        await lab.client.post("/v1/devices/leaf-1/report", body)
+        await lab.clock.advance(1)
+        assert held(lab)["message"].startswith(f"{said}: ")
+
+
+async def test_contents_just_small_enough_are_given() -> None:
+    async with running_lab(references_namespaces=("lab",)) as lab:
+        await lab.kube.create(CONFIG_MAPS, "lab", config_map(level="x" * (MAX_CONTENT - 1), more="y"))
+        await lab.declare("leaf-1", execution=execution() | {"files": [file_of("a"), file_of("b", "more")]})
+        item = await item_of(lab)
+        (read,) = read_desired({"items": [item], "deviceName": "leaf-1"}).items
+        assert read.file_values is not None
+        assert len(base64.b64decode(read.file_values[0].content)) == MAX_CONTENT - 1

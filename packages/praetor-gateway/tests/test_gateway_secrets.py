@@ -33,7 +33,7 @@ from praetor_gateway.settings import Credentials, ServerKind
 
 MARKER = "hunter2-5up3rs3cr3t"
 DEVICE_SECRET = "of all devices"
-KNOWS = "references.v1, secrets.v1, values.v1"
+KNOWS = "file-references.v1, files.v1, references.v1, secrets.v1, values.v1"
 LABEL = {"azure.com/deliver": "true"}
 PASSWORD = {"name": "PASSWORD", "valueFrom": {"secretKeyRef": {"name": "login", "key": "password"}}}
 PROCESS = Key("lab", "agent-leaf-1")
@@ -42,6 +42,9 @@ OWN = device_token(DEVICE_SECRET.encode(), "leaf-1")
 
 def secret(value: bytes = MARKER.encode()) -> dict[str, Any]:
     return body_of(SECRETS, "login", {"labels": LABEL}, data={"password": base64.b64encode(value).decode()})
+
+
+KEY_FILE = {"path": "etc/key", "secretKeyRef": {"name": "login", "key": "password"}}
 
 
 def execution(*more: dict[str, Any], **fields: Any) -> dict[str, Any]:
@@ -112,6 +115,30 @@ async def test_a_secret_is_given_over_tls_to_a_device_with_its_own_token(
         conditions = {each["type"]: each for each in lab.process("leaf-1")["status"]["conditions"]}
         assert conditions["UpdateHeld"]["reason"] == "ReferenceRefused"
         assert conditions["UpdateHeld"]["message"].startswith(f"ReferenceRefused({refused}): Secrets are given")
+
+
+@pytest.mark.parametrize(
+    ("token", "scheme", "refused"),
+    [
+        pytest.param(OWN, "https", None, id="tls-and-own-token"),
+        pytest.param(OWN, "http", "PlainText", id="plain"),
+        pytest.param(SHARED_TOKEN, "https", "SharedToken", id="shared"),
+    ],
+)
+async def test_a_file_of_a_secret_is_given_where_a_variable_is(token: str, scheme: str, refused: str | None) -> None:
+    async with lab_with() as lab:
+        await lab.declare("leaf-1", execution=execution(env=[], files=[KEY_FILE]))
+        answer = await answer_of(client(lab, token=token, scheme=scheme))
+        item = answer.json()["items"][0]
+        if refused is None:
+            content = base64.b64encode(MARKER.encode()).decode()
+            assert item["fileValues"] == [{"path": "etc/key", "content": content}]
+            assert item["valuesHash"].startswith("hmac-sha256:")
+            assert "values" not in item
+            return
+        assert (item["refused"], "spec" in item, "fileValues" in item) == (refused, False, False)
+        for form in (MARKER, *digests(MARKER)):
+            assert form not in answer.body.decode()
 
 
 async def test_an_agent_that_does_not_promise_to_keep_secrets_is_sent_none() -> None:
@@ -208,9 +235,10 @@ async def test_no_object_event_log_metric_or_etag_shows_a_secret(
 ) -> None:
     async with lab_with() as lab:
         url = {"name": "URL", "value": "https://u:$(PASSWORD)@host"}
-        await lab.declare("leaf-1", execution=execution(url, expandVariables=True))
+        await lab.declare("leaf-1", execution=execution(url, expandVariables=True, files=[KEY_FILE]))
         answer = await answer_of(client(lab))
         item = answer.json()["items"][0]
+        assert item["fileValues"]
         seen = {"name": item["name"], "observedSpecHash": item["specHash"], "processStarted": True, "healthy": True}
         for more in ({}, {"valuesOutdated": True}, {"observedSpecHash": "sha256:older", "errorMessage": "x"}):
             body = {"heartbeat": True, "observations": [seen | more]}
@@ -223,7 +251,7 @@ async def test_no_object_event_log_metric_or_etag_shows_a_secret(
         metrics = generate_latest(lab.registry).decode()
         store = repr(lab.gateway._fleet.references) + repr(list(lab.gateway._fleet.rows()))
         said = [str(objects), caplog.text, str(capsys.readouterr()), metrics, str(dict(answer.headers)), store]
-        said.append(str({name: value for name, value in item.items() if name != "values"}))
+        said.append(str({name: value for name, value in item.items() if name not in ("values", "fileValues")}))
     for text in (MARKER, *digests(MARKER), *digests(f'{{"PASSWORD":"{MARKER}"}}')):
         assert [each for each in said if text in each] == []
 

@@ -274,7 +274,10 @@ class Loop:
             self._memory[uid] = replace(record, failure=failure)
             raise
         if record.spec_hash == action.revision.spec_hash:
-            if written:
+            if record.current != action.revision:
+                log.info("files have new contents name=%s paths=%s", record.name, ",".join(written))
+                self._memory[uid] = replace(record, current=action.revision)
+            elif written:
                 log.warning("files were changed, written again name=%s paths=%s", record.name, ",".join(written))
                 self._memory[uid] = restart.repaired(record)
         else:

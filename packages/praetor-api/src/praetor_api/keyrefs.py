@@ -8,7 +8,14 @@ from typing import Annotated, Optional
 
 from praetor_api.constraints import CelRule, Constraint
 
-__all__ = ["REFERENCES_FEATURE", "SECRETS_FEATURE", "VALUE_FROM_RULES", "ConfigMapKeyRef", "SecretKeyRef"]
+__all__ = [
+    "FILE_REFERENCES_FEATURE",
+    "REFERENCES_FEATURE",
+    "SECRETS_FEATURE",
+    "VALUE_FROM_RULES",
+    "ConfigMapKeyRef",
+    "SecretKeyRef",
+]
 
 REFERENCES_FEATURE = "references.v1"
 """What an agent must know to get a spec that refers to ConfigMaps: another cannot read it."""
@@ -16,14 +23,18 @@ REFERENCES_FEATURE = "references.v1"
 SECRETS_FEATURE = "secrets.v1"
 """What an agent must know to get values of Secrets: it keeps them in files that its own user alone may read."""
 
+FILE_REFERENCES_FEATURE = "file-references.v1"
+"""What an agent must know to write files from ConfigMaps and Secrets: another has no content for them. It keeps those
+of Secrets where its own user and the owner of the file alone may read them."""
+
 _OBJECT_NAME = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
 _KEY = r"^[-._a-zA-Z0-9]+$"
 
 _Optional = Annotated[
     Optional[bool],
     Constraint(
-        doc="Whether the variable is left out where there is no such object or key. false when unset: then devices "
-        "keep what they run until there is one."
+        doc="Whether the variable or file is left out where there is no such object or key. false when unset: then "
+        "devices keep what they run until there is one."
     ),
 ]
 

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import field as dataclass_field
 from dataclasses import is_dataclass, replace
 from functools import cache
 from typing import Annotated, Any, Optional, Union, get_args
 
 from praetor_api.backports import StrEnum, TypeAlias, dataclass
 from praetor_api.constraints import Constraint
-from praetor_api.files import FILES_FEATURE
-from praetor_api.keyrefs import REFERENCES_FEATURE, SECRETS_FEATURE
+from praetor_api.files import FILES_FEATURE, MAX_CONTENT
+from praetor_api.keyrefs import FILE_REFERENCES_FEATURE, REFERENCES_FEATURE, SECRETS_FEATURE
 from praetor_api.spec import CONTAINER_FEATURE, PROBES_FEATURE, REBOOT_FEATURE, VALUES_FEATURE, ProcessSpec
 from praetor_api.wire import Fault, WireError, clean_text, read, wire_fields
 
@@ -39,6 +40,7 @@ __all__ = [
     "Desired",
     "DesiredItem",
     "Facts",
+    "FileValue",
     "IncompatibleItem",
     "InvalidItem",
     "Name",
@@ -86,6 +88,7 @@ AGENT_FEATURES = frozenset(
     {
         CONTAINER_FEATURE,
         FILES_FEATURE,
+        FILE_REFERENCES_FEATURE,
         PROBES_FEATURE,
         REBOOT_FEATURE,
         REFERENCES_FEATURE,
@@ -202,6 +205,14 @@ def _uses(data: object, path: tuple[str, ...], as_before: str | bool | None) -> 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FileValue:
+    """What the file *path* of a spec holds, in base64, where its content is given by reference."""
+
+    path: Annotated[str, Constraint(max_length=1024)]
+    content: Annotated[str, Constraint(max_length=(MAX_CONTENT + 2) // 3 * 4)] = dataclass_field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DesiredItem:
     """One process that the device has to run."""
 
@@ -219,6 +230,9 @@ class DesiredItem:
         Constraint(max_items=256, feature=VALUES_FEATURE),
     ] = None
     values_hash: Annotated[Optional[str], Constraint(max_length=128, feature=VALUES_FEATURE)] = None
+    file_values: Annotated[
+        Optional[tuple[FileValue, ...]], Constraint(max_items=32, feature=FILE_REFERENCES_FEATURE)
+    ] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,16 +6,17 @@ The gateway resolves references, the agent starts a process with the values, and
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import field
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
-from praetor_api.backports import dataclass
+from praetor_api.backports import TypeAlias, dataclass
 from praetor_api.canonical import canonical_json
-from praetor_api.files import FILES_VARIABLE
+from praetor_api.files import FILES_VARIABLE, MAX_CONTENT
 from praetor_api.spec import FIELD_PATH, Execution
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "MAX_TEXTS",
     "MAX_VALUE",
     "SECRET",
+    "Contents",
     "DeviceFields",
     "ExpansionError",
     "Reference",
@@ -32,6 +34,7 @@ __all__ = [
     "Source",
     "Started",
     "Unusable",
+    "Value",
     "expanded",
     "exposed_secret",
     "lacks_an_object",
@@ -76,22 +79,27 @@ class Source:
 
 @dataclass(frozen=True)
 class Unusable:
-    """Stands for a value that is there and cannot be a variable; *why* follows the name of its source."""
+    """Stands for a value that is there and cannot be given; *why* follows the name of its source."""
 
     why: str
+
+
+Value: TypeAlias = Union[str, bytes, Unusable]
+"""The value of a key: bytes where it is no text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
     """A *variable* whose value stands in the field *path* of the device, or in a *source*, which *path* then names.
 
-    An *optional* one may be missing.
+    With *file* it is the content of the file of that path, and no variable. An *optional* one may be missing.
     """
 
     variable: str
     path: str
     optional: bool = False
     source: Optional[Source] = None
+    file: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,16 +114,37 @@ class DeviceFields:
 
 
 @dataclass(frozen=True)
+class Contents:
+    """What files hold that are given by reference, in base64 *by_path*. Many devices share one, and its digest."""
+
+    by_path: Mapping[str, str] = field(repr=False)
+    _digests: dict[bytes, str] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @property
+    def size(self) -> int:
+        """How many bytes they have together."""
+        return sum(len(text) // 4 * 3 - text[-2:].count("=") for text in self.by_path.values())
+
+    def digest(self, key: bytes) -> str:
+        """Return a digest with *key*, in hexadecimal digits."""
+        if key not in self._digests:
+            self._digests[key] = _digest(canonical_json(self.by_path), key)
+        return self._digests[key]
+
+
+@dataclass(frozen=True)
 class Resolved:
     """*values* by variable, and the paths of those that are *missing* and not optional.
 
-    *refused* says why none is given, whatever is there. Values with a Secret among them are digested with a *key*.
+    *files* are the contents of files that are given by reference, None if there is no such file. *refused* says why
+    none is given, whatever is there. Values with a Secret among them are digested with a *key*.
     """
 
     values: Mapping[str, str] = field(repr=False)
     missing: tuple[str, ...] = ()
     refused: str = ""
     key: bytes = field(default=b"", repr=False)
+    files: Optional[Contents] = None
     _digests: list[str] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @property
@@ -129,14 +158,14 @@ class Resolved:
     def digest(self) -> str:
         """The `valuesHash` of an item: `sha256:` or `hmac-sha256:`, and 64 hexadecimal digits."""
         if not self._digests:
-            self._digests.append(self._digest())
+            said = self.values if self.files is None else [self.values, self.files.digest(self.key)]
+            head = "hmac-sha256:" if self.key else "sha256:"
+            self._digests.append(head + _digest(canonical_json(said), self.key))
         return self._digests[0]
 
-    def _digest(self) -> str:
-        text = canonical_json(self.values)
-        if not self.key:
-            return "sha256:" + hashlib.sha256(text).hexdigest()
-        return "hmac-sha256:" + hmac.new(self.key, text, "sha256").hexdigest()
+
+def _digest(text: bytes, key: bytes) -> str:
+    return hmac.new(key, text, "sha256").hexdigest() if key else hashlib.sha256(text).hexdigest()
 
 
 def references_of(spec: Mapping[str, Any]) -> tuple[Reference, ...]:
@@ -145,13 +174,22 @@ def references_of(spec: Mapping[str, Any]) -> tuple[Reference, ...]:
     Of a spec that would show a Secret in its arguments it is one reference alone, to an EXPOSED source.
     """
     execution = spec.get("execution")
-    env = execution.get("env") if isinstance(execution, Mapping) else None
-    found = tuple(
-        _reference(each) for each in env or () if isinstance(each, Mapping) and each.get("valueFrom") is not None
+    said = execution if isinstance(execution, Mapping) else {}
+    found = (
+        *(_reference(each) for each in _objects(said.get("env")) if each.get("valueFrom") is not None),
+        *(
+            _file_reference(each)
+            for each in _objects(said.get("files"))
+            if any(each.get(kind) is not None for kind in _KEY_REFS)
+        ),
     )
     if any(each.source is not None and each.source.kind == SECRET for each in found) and (why := exposed_secret(spec)):
         return (Reference("", why, source=Source(EXPOSED, why, "")),)
     return found
+
+
+def _objects(said: object) -> Iterator[Mapping[str, Any]]:
+    return (each for each in said if isinstance(each, Mapping)) if isinstance(said, (list, tuple)) else iter(())
 
 
 def exposed_secret(spec: Mapping[str, Any]) -> str:
@@ -202,27 +240,68 @@ def _reference(variable: Mapping[str, Any]) -> Reference:
     ref = ref if isinstance(ref, Mapping) else {}
     optional = ref.get("optional") is True
     if kind in _KEY_REFS:
-        source = Source(_KEY_REFS[kind], str(ref.get("name")), str(ref.get("key")))
+        source = _source(kind, ref)
         return Reference(name, str(source), optional, source)
     return Reference(name, str(ref.get("fieldPath") if kind == "deviceFieldRef" else None), optional)
+
+
+def _file_reference(file: Mapping[str, Any]) -> Reference:
+    path, given = str(file.get("path")), [kind for kind in _KEY_REFS if file.get(kind) is not None]
+    if len(given) > 1 or file.get("content") is not None:
+        return Reference("", f"{path}: several sources of a file", file=path)  # no device has a field of that name
+    ref = file[given[0]]
+    ref = ref if isinstance(ref, Mapping) else {}
+    source = _source(given[0], ref)
+    return Reference("", str(source), ref.get("optional") is True, source, path)
+
+
+def _source(kind: str, ref: Mapping[str, Any]) -> Source:
+    return Source(_KEY_REFS[kind], str(ref.get("name")), str(ref.get("key")))
 
 
 def resolve(
     references: Iterable[Reference],
     device: DeviceFields,
-    read: Callable[[Source], str | Unusable | None] = lambda _: None,
+    read: Callable[[Source], Value | None] = lambda _: None,
 ) -> Resolved:
     """Return the values of *references* on *device*, and what it lacks; *read* returns that of a source."""
-    values, missing = {}, []
+    values: dict[str, str] = {}
+    files: dict[str, str] | None = None
+    missing = []
     for reference in references:
-        value = read(reference.source) if reference.source is not None else _field(reference.path, device)
+        found = read(reference.source) if reference.source is not None else _field(reference.path, device)
+        if reference.file:
+            files = {} if files is None else files
+        value = found if found is None else _content(found) if reference.file else _text(found)
         if isinstance(value, Unusable):
             missing.append(f"{reference.path} {value.why}")
-        elif value is not None:
+        elif value is None:
+            missing += [] if reference.optional else [reference.path]
+        elif reference.file and files is not None:
+            files[reference.file] = value
+        else:
             values[reference.variable] = value
-        elif not reference.optional:
-            missing.append(reference.path)
-    return Resolved(values, tuple(dict.fromkeys(missing)))
+    contents = None if files is None else Contents(files)
+    return Resolved(values, tuple(dict.fromkeys(missing)), files=contents)
+
+
+def _text(value: Value) -> str | Unusable:
+    """Return *value* as a variable may have it."""
+    if isinstance(value, Unusable):
+        return value
+    if isinstance(value, bytes) or "\0" in value:
+        return Unusable("is no text")
+    return Unusable(f"has more than {MAX_VALUE} characters") if len(value) > MAX_VALUE else value
+
+
+def _content(value: Value) -> str | Unusable:
+    """Return *value* in base64, as an item has the content of a file."""
+    if isinstance(value, Unusable):
+        return value
+    content = value if isinstance(value, bytes) else value.encode("utf-8", "surrogatepass")
+    if len(content) > MAX_CONTENT:
+        return Unusable(f"has more than {MAX_CONTENT} bytes")
+    return base64.b64encode(content).decode("ascii")
 
 
 def _field(path: str, device: DeviceFields) -> str | None:

@@ -3,30 +3,57 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 from collections.abc import Mapping
 
 from praetor_agent.core.allowances import is_within, normal
-from praetor_api.files import DEFAULT_MODE, SIGNAL_ONLY, File, OnChange, ReloadSignal, files_fault
+from praetor_api.files import File, OnChange, ReloadSignal, files_fault
+from praetor_api.files import mode_of as stored_mode_of
 from praetor_api.protocol import DesiredItem
 from praetor_api.spec import Backend, Execution
+from praetor_api.wire import write
 
 
-def fault(execution: Execution) -> str | None:
-    """Return what is wrong with the files of *execution*; an API server before 1.25 lets it through."""
-    for index, file in enumerate(execution.files):
-        if file.signal is not None and file.on_change is not OnChange.SIGNAL:
-            return f"execution.files[{index}]: {SIGNAL_ONLY}"
-    return files_fault((file.path, file.content) for file in execution.files)
+def fault(item: DesiredItem) -> str | None:
+    """Return what is wrong with the files of *item*; an API server before 1.25 lets it through."""
+    files = item.spec.execution.files
+    wrong = files_fault(map(write, files))
+    if wrong is not None or not any(map(is_reference, files)):
+        return wrong
+    if item.file_values is None:
+        return "execution.files: the gateway sent no content for references; upgrade praetor-gateway"
+    try:
+        contents(item)
+    except binascii.Error:
+        return "execution.files: the gateway sent a content that is not base64"
+    return None
+
+
+def is_reference(file: File) -> bool:
+    """Return whether *file* has its content from a ConfigMap or a Secret."""
+    return file.config_map_key_ref is not None or file.secret_key_ref is not None
+
+
+def given(item: DesiredItem) -> Mapping[str, str]:
+    """Return in base64 what the files of *item* hold that are references, by their paths."""
+    return {value.path: value.content for value in item.file_values or ()}
 
 
 def contents(item: DesiredItem) -> Mapping[str, bytes]:
-    """Return what each file of *item* holds, by its path."""
-    return {file.path: (file.content or "").encode("utf-8", "surrogatepass") for file in item.spec.execution.files}
+    """Return what each file of *item* holds, by its path; an optional one that there is nothing for is left out."""
+    values, found = given(item), {}
+    for file in item.spec.execution.files:
+        if not is_reference(file):
+            found[file.path] = (file.content or "").encode("utf-8", "surrogatepass")
+        elif file.path in values:
+            found[file.path] = base64.b64decode(values[file.path], validate=True)
+    return found
 
 
 def mode_of(file: File) -> int:
     """Return the permissions of *file*."""
-    return int(file.mode, 8) if file.mode is not None else DEFAULT_MODE
+    return int(stored_mode_of(write(file)), 8)
 
 
 def owner_of(file: File, execution: Execution) -> str | None:

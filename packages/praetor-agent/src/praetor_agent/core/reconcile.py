@@ -186,7 +186,9 @@ def _adopted(item: DesiredItem, seen: Observed | None) -> Record:
     """Return a record for a process that memory does not know; one that runs or ran this spec is adopted."""
     if seen is None or seen.spec_hash != item.spec_hash:
         return Record(uid=item.uid)
-    return Record(uid=item.uid, stage=ProcessStage.RUNNING, current=Revision(item=item), handle=seen.handle)
+    return Record(
+        uid=item.uid, stage=ProcessStage.RUNNING, current=Revision(item=refresh.unwritten(item)), handle=seen.handle
+    )
 
 
 def _step(item: DesiredItem, record: Record, device: ObservedDevice, now: float) -> _Step:
@@ -217,10 +219,8 @@ def _step(item: DesiredItem, record: Record, device: ObservedDevice, now: float)
 
 
 def _as_started(revision: Revision, item: DesiredItem) -> Revision:
-    """Return *revision* as *item* describes it now, but for the values and the mark that it was started with."""
-    started = revision.item
-    kept = replace(item, spec_hash=started.spec_hash, values=started.values, values_hash=started.values_hash)
-    return replace(revision, item=kept)
+    """Return *revision* as *item* describes it now, but for the mark, values and contents that it has."""
+    return replace(revision, item=refresh.as_started(revision, item))
 
 
 def _why_not(item: DesiredItem, record: Record, device: ObservedDevice) -> Failure | None:
@@ -228,7 +228,7 @@ def _why_not(item: DesiredItem, record: Record, device: ObservedDevice) -> Failu
     if reason is not None:
         return Failure(reason=FailureReason.BACKEND_UNAVAILABLE, message=reason)
     spec = item.spec
-    checks = (health.fault(spec.health_check), allowances.fault(spec.execution), files.fault(spec.execution))
+    checks = (health.fault(spec.health_check), allowances.fault(spec.execution), files.fault(item))
     fault = reboot.fault(spec) or next(filter(None, checks), None)
     if fault is not None:
         return Failure(reason=FailureReason.INVALID_SPEC, message=fault)
@@ -359,6 +359,8 @@ def _is_of(revision: Revision, seen: Observed | None) -> bool:
 def _supervise(revision: Revision, record: Record, device: ObservedDevice, now: float) -> _Step:
     item, seen = revision.item, device.observed.get(record.uid)
     if seen is not None and seen.running:
+        if record.current is None and _is_of(revision, seen):  # memory did not know it
+            record = replace(record, current=replace(revision, item=refresh.unwritten(item)))
         placed = refresh.target(revision, record, seen) if record.stop_deadline is None else None
         if placed is not None and record.current is not None:
             kept = _keep(record.current, record, device, now)

@@ -11,7 +11,7 @@ import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import field, replace
 
-from praetor_agent.core import reboot, restart
+from praetor_agent.core import files, reboot, restart
 from praetor_agent.core.health import Health
 from praetor_agent.core.model import (
     ArtifactState,
@@ -193,7 +193,8 @@ def are_outdated(record: Record, item: DesiredItem) -> bool:
         return False
     started = record.current.item
     # the values decide: with a new key of the gateways the same ones have another hash
-    return started.values_hash != item.values_hash and started.values != item.values
+    same = started.values == item.values and files.given(started) == files.given(item)
+    return started.values_hash != item.values_hash and not same
 
 
 _PENDING: Mapping[str, PendingReason] = {

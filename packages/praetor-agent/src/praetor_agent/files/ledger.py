@@ -30,8 +30,8 @@ class Entry:
     """A file of the process *uid*. Until it was *placed* once, a file that is there with other content is not ours.
 
     *process* is its name for people, *own* the process's directory if the file is below it. *digest* is the SHA-256 of
-    what it is to hold; inode, size and time (in ns) are those of the file as it was written. The signal *due* was not
-    sent yet to the process that runs with it.
+    what it is to hold, "" for a file that was removed while its process ran; inode, size and time (in ns) are those of
+    the file as it was written. The signal *due* was not sent yet to the process that runs with it, or without it.
     """
 
     uid: str
@@ -53,6 +53,10 @@ class Entry:
     def place(self) -> Place:
         """Where the file is."""
         return Place(self.directory, self.name, self.own)
+
+    def removed(self, due: str) -> Entry:
+        """Return the entry of the file after it was removed, of which a running process is to be told by *due*."""
+        return replace(self, digest="", placed=False, inode=0, due=due)
 
     def asks(self, digest: str, mode: int, owner: Owner) -> bool:
         """Return whether the file is to be just this."""

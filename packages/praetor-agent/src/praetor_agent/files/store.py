@@ -9,7 +9,7 @@ import logging
 import os
 import shutil
 import stat
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from praetor_agent.files.ledger import Entry, Ledger, digest_of, with_status
 from praetor_agent.files.owner import resolved
 from praetor_agent.files.place import Place, flush
 from praetor_api.backports import dataclass
+from praetor_api.files import File
 from praetor_api.protocol import DesiredItem
 
 log = logging.getLogger(__name__)
@@ -54,7 +55,7 @@ class FileStore:
 
     def directory_of(self, item: DesiredItem) -> str:
         """Return the path of the own directory of *item*; "" if it has no files there."""
-        return self.own(item.uid) if any(files.is_own(path) for _, path in _paths(item)) else ""
+        return self.own(item.uid) if any(files.is_own(file.path) for file in _files(item)) else ""
 
     def problem(self, item: DesiredItem) -> FileError | None:
         """Return why the files of *item* cannot be written, as far as that is known before; None if they can."""
@@ -79,9 +80,11 @@ class FileStore:
         """Record that the process *uid* got its signals, or read its files at its start; FileError if that fails."""
         if not self.due(uid):
             return
-        own = {path: replace(entry, due="") for path, entry in self._ledger.of(uid).items()}
+        own = self._ledger.of(uid)
+        others = {path: entry for path, entry in self._ledger.entries.items() if path not in own}
+        told = {path: replace(entry, due="") for path, entry in own.items() if entry.digest}
         try:
-            self._ledger.save({**self._ledger.entries, **own})
+            self._ledger.save({**others, **told})
         except OSError as e:
             raise FileError(f"the record of files cannot be written: {e.strerror or e}") from e
 
@@ -93,24 +96,39 @@ class FileStore:
         FileError if one cannot be written; then no file is changed, unless the disk fails in the middle.
         """
         changes = self._changes(item, running=running)
-        wanted = {str(self._place(index, path, item.uid)) for index, path in _paths(item)}
+        contents = files.contents(item)
+        places = {file.path: str(self._place(at, file.path, item.uid)) for at, file in enumerate(_files(item))}
+        left_out = {places[file.path]: files.signal_of(file) for file in _files(item) if file.path not in contents}
+        wanted = {place for place in places.values() if place not in left_out}
         stale = [entry for path, entry in self._ledger.of(item.uid).items() if path not in wanted]
         if changes:
             self._write(changes)
+        own = self.directory_of(item)
         for entry in stale:
-            self._remove(entry)
+            self._remove(entry, left_out.get(str(entry.place), "") if running else "", keep=own)
+        if own and not os.path.lexists(own):  # there is no content for any of its files
+            self._open_state_directory()
+            try:
+                os.mkdir(own, 0o755)
+            except OSError as e:
+                raise FileError(f"{own} cannot be written: {e.strerror}") from e
         return tuple(str(change.entry.place) for change in changes)
 
     def collect(self, used: Collection[str]) -> None:
         """Remove the files of every process whose uid is not in *used*."""
-        gone = [entry for entry in self._ledger.entries.values() if entry.uid not in used]
-        if self._ledger.newer is not None or not gone:
+        if self._ledger.newer is not None:
             return
+        gone = [entry for entry in self._ledger.entries.values() if entry.uid not in used]
         for entry in gone:
             self._remove(entry)
         for uid in {entry.uid for entry in gone}:
             if not self._ledger.of(uid):
                 shutil.rmtree(self.own(uid), ignore_errors=True)
+        kept = {os.path.basename(self.own(uid)) for uid in used}
+        with suppress(OSError):  # no process has files
+            for name in set(os.listdir(self._directory)) - kept:
+                with suppress(OSError):  # one that no content was there for is empty
+                    os.rmdir(self._directory / name)
 
     def _place(self, index: int, path: str, uid: str) -> Place:
         """Return where a file is to be; FileError if that is not allowed, or its directory is not there."""
@@ -135,14 +153,16 @@ class FileStore:
 
     def _changes(self, item: DesiredItem, *, running: bool = False) -> list[_Change]:
         """Return the files that must be written; FileError naming one that cannot be."""
-        contents, execution = files.contents(item), item.spec.execution
-        fault = files.fault(execution)
+        fault = files.fault(item)
         if fault is not None:
             raise FileError(f"spec.{fault}")
+        contents, execution = files.contents(item), item.spec.execution
         changes = []
         for index, file in enumerate(execution.files):
             field = f"spec.execution.files[{index}]"
             place = self._place(index, file.path, item.uid)
+            if file.path not in contents:  # it is optional
+                continue
             owner = resolved(f"{field}.owner", files.owner_of(file, execution))
             content, mode = contents[file.path], files.mode_of(file)
             digest, entry = digest_of(content), self._ledger.entries.get(str(place))
@@ -167,7 +187,8 @@ class FileStore:
         return changes
 
     def _write(self, changes: list[_Change]) -> None:
-        self._open_state_directory(changes)
+        if any(change.entry.own for change in changes):
+            self._open_state_directory()
         entries = {str(change.entry.place): change.entry for change in changes}
         at = changes[0]
         try:
@@ -183,10 +204,8 @@ class FileStore:
             raise FileError(f"{at.field}: {at.entry.place} cannot be written: {e.strerror or e}") from e
         log.info("files written process=%s number=%d", at.entry.process, len(changes))
 
-    def _open_state_directory(self, changes: Iterable[_Change]) -> None:
+    def _open_state_directory(self) -> None:
         """Make the directory of all own directories; other users may go through it, for processes run as them."""
-        if not any(change.entry.own for change in changes):
-            return
         try:
             self._directory.mkdir(parents=True, exist_ok=True, mode=0o711)
             for directory in (self._directory.parent, self._directory):
@@ -195,8 +214,11 @@ class FileStore:
         except OSError as e:
             raise FileError(f"{self._directory} cannot be written: {e.strerror}") from e
 
-    def _remove(self, entry: Entry) -> None:
-        """Remove a file if it is the one that was written; what someone else put in its place stays."""
+    def _remove(self, entry: Entry, due: str = "", *, keep: str = "") -> None:
+        """Remove a file if it is the one that was written; what someone else put in its place stays.
+
+        The process that runs without it is to be told by the signal *due*, if that is one. The directory *keep* stays.
+        """
         place, path = entry.place, str(entry.place)
         try:
             _unstage(place)
@@ -206,7 +228,8 @@ class FileStore:
                     flush(directory)
             elif place.status() is not None:
                 log.warning("file is not ours any more and stays path=%s process=%s", path, entry.process)
-            self._ledger.save({at: known for at, known in self._ledger.entries.items() if at != path})
+            others = {at: known for at, known in self._ledger.entries.items() if at != path}
+            self._ledger.save({**others, path: entry.removed(due)} if due else others)
         except OSError as e:
             if path not in self._complained:
                 log.warning("cannot remove a file path=%s reason=%s", path, e)
@@ -214,13 +237,13 @@ class FileStore:
             return
         parent = place.directory
         with suppress(OSError):  # the first directory that is not empty
-            while entry.own and f"{parent}/".startswith(f"{entry.own}/"):
+            while entry.own and f"{parent}/".startswith(f"{entry.own}/") and parent != keep:
                 os.rmdir(parent)
                 parent = os.path.dirname(parent)
 
 
-def _paths(item: DesiredItem) -> Iterator[tuple[int, str]]:
-    return ((index, file.path) for index, file in enumerate(item.spec.execution.files))
+def _files(item: DesiredItem) -> tuple[File, ...]:
+    return item.spec.execution.files
 
 
 def _is_ours(field: str, place: Place, entry: Entry | None, uid: str) -> bool:

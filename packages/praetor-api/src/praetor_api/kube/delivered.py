@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from praetor_api.annotations import DELIVER_LABEL
+from praetor_api.files import MAX_CONTENT
 from praetor_api.kube.client.resource import CONFIG_MAPS, SECRETS, Resource
-from praetor_api.values import CONFIG_MAP, MAX_VALUE, SECRET, Unusable
+from praetor_api.values import CONFIG_MAP, SECRET, Unusable, Value
 
 __all__ = ["DELIVERED", "DELIVERED_SELECTOR", "KINDS", "is_delivered"]
 
@@ -23,31 +24,36 @@ def is_delivered(obj: Mapping[str, Any]) -> bool:
     return (obj["metadata"].get("labels") or {}).get(DELIVER_LABEL) == "true"
 
 
-def _of_config_map(obj: Mapping[str, Any]) -> dict[str, str | Unusable]:
-    values: dict[str, str | Unusable] = {name: Unusable("is no text") for name in obj.get("binaryData") or ()}
-    return values | {name: _usable(text) for name, text in (obj.get("data") or {}).items()}
+def _of_config_map(obj: Mapping[str, Any]) -> dict[str, Value]:
+    values = {name: _decoded(text) for name, text in (obj.get("binaryData") or {}).items()}
+    return values | {name: _kept(text) for name, text in (obj.get("data") or {}).items()}
 
 
-def _of_secret(obj: Mapping[str, Any]) -> dict[str, str | Unusable]:
+def _of_secret(obj: Mapping[str, Any]) -> dict[str, Value]:
     return {name: _decoded(text) for name, text in (obj.get("data") or {}).items()}
 
 
-def _decoded(text: object) -> str | Unusable:
+def _decoded(text: object) -> Value:
+    """Return what *text* in base64 stands for, as text if it is any."""
     try:
-        return _usable(base64.b64decode(str(text), validate=True).decode())
-    except (binascii.Error, UnicodeDecodeError):
-        return Unusable("is no text")
+        content = base64.b64decode(str(text), validate=True)
+        return _kept(content.decode())
+    except binascii.Error:
+        return Unusable("is not base64")
+    except UnicodeDecodeError:
+        return _kept(content)
 
 
-def _usable(text: object) -> str | Unusable:
-    if not isinstance(text, str) or "\0" in text:
+def _kept(value: object) -> Value:
+    """Return *value* unless neither a variable nor a file can hold it: it is not kept then."""
+    if not isinstance(value, str | bytes):
         return Unusable("is no text")
-    return Unusable(f"has more than {MAX_VALUE} characters") if len(text) > MAX_VALUE else text
+    return Unusable(f"has more than {MAX_CONTENT} bytes") if len(value) > MAX_CONTENT else value
 
 
 KINDS: Mapping[str, Resource] = {CONFIG_MAP: CONFIG_MAPS, SECRET: SECRETS}
 """Where the API keeps what references may name."""
-DELIVERED: Mapping[str, Callable[[Mapping[str, Any]], Mapping[str, str | Unusable]]] = {
+DELIVERED: Mapping[str, Callable[[Mapping[str, Any]], Mapping[str, Value]]] = {
     CONFIG_MAP: _of_config_map,
     SECRET: _of_secret,
 }

@@ -23,7 +23,7 @@ from praetor_api.annotations import (
 )
 from praetor_api.canonical import spec_hash
 from praetor_api.conditions import CRASH_LOOP_COUNT, ConditionType, ProcessReason
-from praetor_api.files import SIGNAL_ONLY, OnChange, files_fault
+from praetor_api.files import files_fault
 from praetor_api.kube.codec import DecodeError, decode, parse_time
 from praetor_api.kube.objects import (
     DeviceProcessDeploymentStatus,
@@ -211,11 +211,7 @@ def _fault(policy: RolloutPolicy, process: Mapping[str, Any]) -> str:
     execution, artifact = process.get("execution") or {}, process.get("artifact")
     if execution.get("container") is not None and execution.get("backend") != Backend.CONTAINER:
         return f"spec.template.spec.execution.container: {CONTAINER_ONLY}"
-    for index, each in enumerate(execution.get("files") or ()):
-        if each.get("signal") is not None and each.get("onChange") != OnChange.SIGNAL:
-            return f"spec.template.spec.execution.files[{index}]: {SIGNAL_ONLY}"
-    files = [(str(each.get("path")), each.get("content")) for each in execution.get("files") or ()]
-    wrong = files_fault(files)
+    wrong = files_fault(execution.get("files") or ())
     if wrong is not None:
         return f"spec.template.spec.{wrong}"
     if exposed := exposed_secret(process):

@@ -13,14 +13,14 @@ from typing import Any
 
 from attrs import define, field, frozen
 
+from praetor_api.files import MAX_CONTENT
 from praetor_api.kube.client.resource import Key
 from praetor_api.kube.delivered import DELIVERED, KINDS
-from praetor_api.values import EXPOSED, MAX_TEXTS, SECRET, DeviceFields, Reference, Resolved, Source, Unusable
+from praetor_api.values import EXPOSED, MAX_TEXTS, SECRET, DeviceFields, Reference, Resolved, Source, Value
 from praetor_api.values import resolve as resolve_references
 from praetor_gateway.fleet.rows import CachedProcess
 
 _IN_NO_DEVICE = DeviceFields(name="", namespace="")
-Value = str | Unusable
 
 
 class Refusal(Enum):
@@ -185,7 +185,9 @@ class ReferenceStore:
         if not template.of_devices or shared.refused:
             return shared
         own = resolve_references((each for each in row.references if each.source is None), fields())
-        return Resolved({**shared.values, **own.values}, (*own.missing, *shared.missing), key=shared.key)
+        return Resolved(
+            {**shared.values, **own.values}, (*own.missing, *shared.missing), key=shared.key, files=shared.files
+        )
 
     def _shared(self, template: _Template) -> Resolved:
         refused = self._refusal(template)
@@ -195,7 +197,10 @@ class ReferenceStore:
         found = resolve_references(references, _IN_NO_DEVICE, lambda source: self._read(template.namespace, source))
         if sum(map(len, found.values.values())) > MAX_TEXTS:
             return Resolved({}, refused=f"{Refusal.TOO_LARGE.value} more than {MAX_TEXTS} characters")
-        return Resolved(found.values, found.missing, key=self._key if template.secret else b"")
+        if found.files is not None and found.files.size > MAX_CONTENT:
+            return Resolved({}, refused=f"{Refusal.TOO_LARGE.value} files of more than {MAX_CONTENT} bytes")
+        key = self._key if template.secret else b""
+        return Resolved(found.values, found.missing, key=key, files=found.files)
 
     def _refusal(self, template: _Template) -> str:
         namespace = template.namespace

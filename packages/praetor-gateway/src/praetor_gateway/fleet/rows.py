@@ -17,6 +17,7 @@ from attrs import define, evolve, field, frozen
 
 from praetor_api.annotations import CONFIRMED_ANNOTATION, MIN_READY_ANNOTATION, TRACEPARENT_ANNOTATION
 from praetor_api.canonical import ItemVersion, canonical_json
+from praetor_api.keyrefs import FILE_REFERENCES_FEATURE
 from praetor_api.kube.client.resource import DEVICE_PROCESSES, DEVICES, Key, Resource
 from praetor_api.kube.codec import DecodeError, decode
 from praetor_api.kube.objects import Condition, DeviceProcessStatus, NetworkSwitchStatus
@@ -37,6 +38,7 @@ _MAX_HASH = 128  # characters; a hash has 71, and an annotation may hold 256 KiB
 _MAX_DIGITS = 10
 _MAX_VERSION = 20  # digits
 _KINDS = {kind.value: kind for kind in DeviceKind}
+_REFERRING = {VALUES_FEATURE, FILE_REFERENCES_FEATURE}
 _Pooled = TypeVar("_Pooled")
 _CONDITION_FIELDS = ("type", "status", "reason", "message", "lastTransitionTime", "observedGeneration")
 
@@ -307,7 +309,7 @@ class Projection:
                 device_namespace=within,
                 restart_policy=RestartPolicy(spec.get("restartPolicy", RestartPolicy.ALWAYS)),
                 features=features,
-                references=references_of(spec) if VALUES_FEATURE in features else (),
+                references=references_of(spec) if features & _REFERRING else (),
                 kind=_KINDS.get(ref.get("kind") or "", DeviceKind.NETWORK_SWITCH),  # others need an API without schema
                 min_ready_seconds=min_ready_s,
             )

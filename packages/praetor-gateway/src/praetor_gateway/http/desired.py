@@ -49,7 +49,12 @@ def _item(row: CachedProcess, features: Set[str], resolved: Callable[[CachedProc
         found = resolved(row)
         if found.held:
             return _incompatible(row, missing=found.missing, refused=found.refused)
-        identity |= {"values": found.values, "valuesHash": found.digest}
+        identity["valuesHash"] = found.digest
+        if found.values or found.files is None:
+            identity["values"] = found.values
+        if found.files is not None:
+            given = found.files.by_path.items()
+            identity["fileValues"] = [{"path": path, "content": content} for path, content in given]
     return b'%b,"spec":%b}' % (canonical_json(identity)[:-1], row.spec)
 
 

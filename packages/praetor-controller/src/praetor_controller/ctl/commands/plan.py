@@ -24,6 +24,7 @@ from praetor_controller.ctl.cluster import (
     run_on_cluster,
 )
 from praetor_controller.ctl.errors import BadInput, ExitCode, read_input
+from praetor_controller.ctl.forecast.files import file_changes
 from praetor_controller.ctl.forecast.forecast import Forecast, forecast, forecasts
 from praetor_controller.ctl.forecast.model import ForecastModel
 from praetor_controller.ctl.forecast.references import reference_warnings
@@ -73,6 +74,7 @@ def plan(
     The API validates and defaults the manifest in a dry run. The controller's own planner then runs to the end on a
     model of the cluster in which every connected device becomes ready with what it is given. Each deployment is
     planned by itself, as if its spec were exactly what the file says. What is probably a mistake is warned about first.
+    Files of the process that would change are listed, with no contents.
     """
     manifests = deployments_in(_text(filename))
     target = evolve(target, namespace=_namespace(target, manifests), dry_run=True)
@@ -87,7 +89,7 @@ def plan(
 
 
 async def _forecast(cluster: Cluster, manifest: dict[str, Any], ready_after_s: float, *, approve: bool) -> Forecast:
-    deployment = await _as_stored(cluster, manifest)
+    before, deployment = await _as_stored(cluster, manifest)
     if approve:
         deployment = all_approved(deployment)
     inventory, processes = await read_inventory(cluster), await list_all(cluster, DEVICE_PROCESSES)
@@ -96,7 +98,9 @@ async def _forecast(cluster: Cluster, manifest: dict[str, Any], ready_after_s: f
     model = ForecastModel(inventory, processes, deployment, cluster.clock.now())
     refusal = await _refusal(cluster, model)
     result = forecast(model, ready_after_s)
-    result.warnings += refusal + await reference_warnings(cluster, deployment["spec"]["template"]["spec"])
+    template = deployment["spec"]["template"]["spec"]
+    result.warnings += refusal + await reference_warnings(cluster, template)
+    result.files = file_changes(before, template)
     return result
 
 
@@ -124,18 +128,20 @@ async def _refusal(cluster: Cluster, model: ForecastModel) -> tuple[str, ...]:
     return ()
 
 
-async def _as_stored(cluster: Cluster, manifest: dict[str, Any]) -> dict[str, Any]:
-    """Return the deployment as the API would store it."""
+async def _as_stored(cluster: Cluster, manifest: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the process spec that is stored, empty if none is, and the deployment as the API would store it."""
     key = Key(cluster.namespace, manifest["metadata"]["name"])
     try:
-        await cluster.api.get(DEVICE_PROCESS_DEPLOYMENTS, key)
+        stored = await cluster.api.get(DEVICE_PROCESS_DEPLOYMENTS, key)
     except NotFound:
         body = {**manifest, "metadata": {**manifest["metadata"], "namespace": key.namespace}}
-        return await cluster.api.create(DEVICE_PROCESS_DEPLOYMENTS, key.namespace, body, field_manager=FIELD_MANAGER)
+        created = await cluster.api.create(DEVICE_PROCESS_DEPLOYMENTS, key.namespace, body, field_manager=FIELD_MANAGER)
+        return {}, created
     patch = [{"op": "replace", "path": "/spec", "value": manifest["spec"]}]
-    return await cluster.api.patch(
+    patched = await cluster.api.patch(
         DEVICE_PROCESS_DEPLOYMENTS, key, patch, patch_type=PatchType.JSON, field_manager=FIELD_MANAGER
     )
+    return stored["spec"]["template"]["spec"], patched
 
 
 def _namespace(target: Target, manifests: list[dict[str, Any]]) -> str | None:

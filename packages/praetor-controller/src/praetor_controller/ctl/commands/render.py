@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import click
 
-from praetor_api.files import DEFAULT_MODE, File, OnChange, ReloadSignal
+from praetor_api.files import OnChange, ReloadSignal, mode_of
 from praetor_api.kube.client.resource import DEVICE_PROCESS_DEPLOYMENTS, Key
 from praetor_api.spec import ProcessSpec
 from praetor_api.values import DeviceFields, ExpansionError, missing_references, references_of, resolve, started_with
@@ -28,8 +31,9 @@ async def render(cluster: Cluster, deployment: str, device: str, output: str) ->
     """Show the command, arguments, environment and files that DEVICE gets from a deployment.
 
     References are resolved from the device and the ConfigMaps as they are stored now, and $(NAME) is expanded,
-    by the rules of the gateway and the agent. Secrets are not read, and not shown. Nothing is written. What the device
-    adds to the environment, such as PATH and PRAETOR_FILES, is not shown.
+    by the rules of the gateway and the agent. Secrets are not read, and not shown. Files from ConfigMaps and Secrets
+    are named without their contents. Nothing is written. What the device adds to the environment, such as PATH and
+    PRAETOR_FILES, is not shown.
     """
     stored = await cluster.api.get(DEVICE_PROCESS_DEPLOYMENTS, Key(cluster.namespace, deployment))
     found_device = await get_device(cluster, device)
@@ -60,16 +64,26 @@ async def render(cluster: Cluster, deployment: str, device: str, output: str) ->
     except (WireError, ExpansionError) as e:
         raise CommandFailed(f"{deployment}: {e}") from e
     shown: dict[str, object] = {"command": [*started.command], "args": [*started.args], "env": dict(started.env)}
-    if execution.files:
-        shown["files"] = [_shown(file) for file in execution.files]
+    files = spec["execution"].get("files")
+    if files:
+        held = found.files.by_path if found.files is not None else {}
+        sources = {each.file: str(each.source) for each in references if each.file}
+        shown["files"] = [
+            _shown(each, sources.get(each["path"], ""))
+            for each in files
+            if each["path"] not in sources or each["path"] in held
+        ]
     return structured(shown, OutputFormat.YAML if for_people(output) else output)
 
 
-def _shown(file: File) -> dict[str, object]:
-    content = file.content or ""
-    owner = {"owner": file.owner} if file.owner is not None else {}
-    mode = file.mode or f"{DEFAULT_MODE:04o}"
-    change: dict[str, object] = {"onChange": file.on_change.value} if file.on_change is not OnChange.RESTART else {}
-    if file.on_change is OnChange.SIGNAL:
-        change["signal"] = (file.signal or ReloadSignal.HUP).value
-    return {"path": file.path, "mode": mode, **owner, **change, "bytes": len(content.encode()), "content": content}
+def _shown(file: Mapping[str, Any], source: str) -> dict[str, object]:
+    """Return what is shown of *file*; of one from a *source* no content."""
+    shown: dict[str, object] = {"path": file["path"], "mode": mode_of(file)}
+    if file.get("owner") is not None:
+        shown["owner"] = file["owner"]
+    if (on_change := file.get("onChange", OnChange.RESTART)) != OnChange.RESTART:
+        shown["onChange"] = on_change
+    if on_change == OnChange.SIGNAL:
+        shown["signal"] = file.get("signal") or ReloadSignal.HUP.value
+    content = file.get("content") or ""
+    return shown | ({"from": source} if source else {"bytes": len(content.encode()), "content": content})

@@ -11,6 +11,7 @@ from attrs import field, frozen, mutable
 
 from praetor_api.conditions import DeploymentReason
 from praetor_controller.ctl.explain import MEANINGS, by_reason, command_for
+from praetor_controller.ctl.forecast.files import FileChange
 from praetor_controller.ctl.forecast.model import ForecastModel
 from praetor_controller.ctl.output import (
     Column,
@@ -49,7 +50,7 @@ class Forecast:
     the spec, and *warnings* are what in it is probably a mistake.
 
     *waves* are the devices that get the template, by wave, if there are waves. *domains* are the most devices that are
-    unavailable at once, by the number of a budget and the domain.
+    unavailable at once, by the number of a budget and the domain. *files* are those of the process that change.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Forecast:
     left: Mapping[str, Reason] = field(factory=dict)
     fault: str = ""
     warnings: tuple[str, ...] = ()
+    files: tuple[FileChange, ...] = ()
     complete: bool = True
 
 
@@ -147,6 +149,7 @@ def forecast_text(result: Forecast, output: str, max_steps: int) -> str:
     if result.fault:
         return fitted_lines([f"{result.name}: the spec cannot be acted on: {result.fault}"], output)
     lines = [f"{result.name}: warning: {each}" for each in result.warnings]
+    lines += [f"{result.name}: file {each.path}: {each.change}" for each in result.files]
     if not result.steps:
         lines.append(f"{result.name}: nothing would be written")
     else:
@@ -195,6 +198,10 @@ def forecast_data(result: Forecast) -> dict[str, Any]:
         "deployment": result.name,
         "fault": result.fault,
         "warnings": list(result.warnings),
+        "files": [
+            {"path": each.path, "change": each.change, "mode": each.mode, "source": each.source}
+            for each in result.files
+        ],
         "complete": result.complete,
         "devices": result.devices,
         "seconds": result.seconds,

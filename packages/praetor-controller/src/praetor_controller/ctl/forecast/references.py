@@ -16,7 +16,7 @@ from praetor_api.values import (
     DeviceFields,
     Reference,
     Source,
-    Unusable,
+    Value,
     missing_references,
     references_of,
     resolve,
@@ -31,11 +31,11 @@ class ReadObjects:
     With *masks* no Secret was read, and read() returns words in its place.
     """
 
-    values: Mapping[tuple[str, str], Mapping[str, str | Unusable]]
+    values: Mapping[tuple[str, str], Mapping[str, Value]]
     refused: frozenset[tuple[str, str]]
     masks: bool = False
 
-    def read(self, source: Source) -> str | Unusable | None:
+    def read(self, source: Source) -> Value | None:
         """Return the value of *source*; for one that the user may not read, words that say so."""
         if source.kind == SECRET and self.masks:
             return f"(of {source})"
@@ -46,7 +46,7 @@ class ReadObjects:
 
 async def read_objects(cluster: Cluster, references: Sequence[Reference], *, masks: bool = False) -> ReadObjects:
     """Read what *references* name, each object once; with *masks* no Secrets."""
-    values: dict[tuple[str, str], Mapping[str, str | Unusable]] = {}
+    values: dict[tuple[str, str], Mapping[str, Value]] = {}
     refused = set()
     for named in dict.fromkeys((each.source.kind, each.source.name) for each in references if each.source is not None):
         kind, name = named
@@ -65,14 +65,21 @@ async def read_objects(cluster: Cluster, references: Sequence[Reference], *, mas
 
 
 async def reference_warnings(cluster: Cluster, spec: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return a sentence for what no device would be given of the template *spec*."""
+    """Return a sentence for what no device would be given of the template *spec*: of its variables, and its files."""
     references = [each for each in references_of(spec) if each.source is not None and each.source.kind in KINDS]
     objects = await read_objects(cluster, references)
+    of_env, of_files = ([each for each in references if bool(each.file) is wanted] for wanted in (False, True))
+    found = (_warning(cluster, *each, objects) for each in (("env", of_env), ("files", of_files)))
+    return tuple(filter(None, found))
+
+
+def _warning(cluster: Cluster, field: str, references: Sequence[Reference], objects: ReadObjects) -> str:
     missing = resolve(references, DeviceFields(name="", namespace=""), objects.read).missing
     if not missing:
-        return ()
+        return ""
+    where = f"spec.template.spec.execution.{field}"
     return (
-        f"{missing_references(missing)}: spec.template.spec.execution.env: the namespace {cluster.namespace} has no "
+        f"{missing_references(missing)}: {where}: the namespace {cluster.namespace} has no "
         'such object with the label azure.com/deliver: "true", or no such key in it; every device would keep what it '
-        "runs. Create it, or write optional: true",
+        "runs. Create it, or write optional: true"
     )

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ConfigMaps and Secrets that processes refer to, and a gateway that may read them."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from contract.rawapi import RawApi
+
+from e2e.release.manifests import COMPONENTS, install, read
+from e2e.stack.kube import Kube, accepted
+from e2e.stack.server import Server
+from e2e.stack.stack import Stack
+
+DELIVERED = {"azure.com/deliver": "true"}
+
+
+@contextmanager
+def reading_gateway(stack: Stack, kube: Kube, api: RawApi) -> Iterator[Server]:
+    """Yield the only gateway, which may read ConfigMaps and Secrets of the test's namespace, as if behind a proxy."""
+    role = read(COMPONENTS / "references")
+    install(api, ({**each, "metadata": each["metadata"] | {"namespace": kube.namespace}} for each in role))
+    stack.gateway.program.stop()
+    flags = (f"--references-namespace={kube.namespace}", "--tls-terminated")
+    server = stack.new_gateway("gateway-references", *flags)
+    server.start()
+    try:
+        server.wait_ready()
+        yield server
+    finally:
+        server.program.stop()
+
+
+def put_config_map(api: RawApi, kube: Kube, **data: str) -> None:
+    """Set *data* in the ConfigMap `settings`."""
+    _put(api, kube, "configmaps", "ConfigMap", "settings", data)
+
+
+def put_secret(api: RawApi, kube: Kube, **data: bytes) -> None:
+    """Set *data* in the Secret `login`."""
+    encoded = {key: base64.b64encode(value).decode() for key, value in data.items()}
+    _put(api, kube, "secrets", "Secret", "login", encoded)
+
+
+def _put(api: RawApi, kube: Kube, collection: str, kind: str, name: str, data: dict[str, str]) -> None:
+    path = f"/api/v1/namespaces/{kube.namespace}/{collection}"
+    answer = api.patch(f"{path}/{name}", {"data": data})
+    if answer.status == 404:
+        metadata = {"name": name, "labels": DELIVERED}
+        answer = api.post(path, {"apiVersion": "v1", "kind": kind, "metadata": metadata, "data": data})
+    accepted(answer)
