@@ -49,7 +49,7 @@ def measure(context: Context) -> tuple[Figure, ...]:
             baseline = baseline_server(context, kind)
             running.callback(baseline.program.stop)
             servers[kind] = gateway, baseline
-        return _figures(context, _asks(stack, [gateway for gateway, _ in servers.values()]), servers)
+        return _figures(context, asks(stack, [gateway for gateway, _ in servers.values()]), servers)
 
 
 def baseline_server(context: Context, kind: ServerKind = ServerKind.AUTO) -> Server:
@@ -110,7 +110,8 @@ def _figures(
     )
 
 
-def _asks(stack: Stack, gateways: Sequence[Server]) -> Mapping[str, Sequence[str]]:
+def asks(stack: Stack, gateways: Sequence[Server]) -> Mapping[str, Sequence[str]]:
+    """Declare CONNECTIONS devices with a process; return, by `304` and `heartbeat`, each device's request as text."""
     devices = [f"leaf-{number}" for number in range(CONNECTIONS)]
     kube = stack.kube("default")
     spec = process_spec(["/bin/sleep", "1000"])

@@ -22,14 +22,12 @@ from starlette.types import Receive, Scope, Send
 
 import gateway_testing
 from gateway_testing import SETTINGS, SHARED_TOKEN, listening, run_in_virtual_time
+from hostile_requests import GET, HEAD, LEFT, POST, REFUSED, SILENT, UNCLEAR
 from kubeplane.http.tls import server_context
 from praetor_gateway.http.certificates import TlsFiles
 from praetor_gateway.http.connection import MAX_HEAD_BYTES, MAX_HEADER_LINES, READ_BYTES, ConnectionLimits
 from praetor_gateway.http.server import Listener
 from praetor_gateway.settings import ServerKind
-
-HEAD = b"GET /x HTTP/1.1\r\nHost: x\r\n"
-GET = HEAD + b"\r\n"
 
 Client = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -110,28 +108,6 @@ def in_pieces(request: bytes, size: int) -> list[bytes]:
     return [request[at : at + size] for at in range(0, len(request), size)]
 
 
-REFUSED = {
-    "20-kB-header": (HEAD + b"X-Big: " + b"a" * 20_000 + b"\r\n\r\n", b"431"),
-    "20-kB-of-spaces": (HEAD + b"X-Big:" + b" " * 20_000 + b"a\r\n\r\n", b"431"),
-    "20-kB-target": (b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", b"431"),
-    "1000-lines": (HEAD + b"A: b\r\n" * 1_000 + b"\r\n", b"431"),
-    "lower-case": (b"get /x HTTP/1.1\r\nHost: x\r\n\r\n", b"400"),
-    "mixed-case": (b"Get /x HTTP/1.1\r\nHost: x\r\n\r\n", b"400"),
-    "HTTP/9.9": (b"GET /x HTTP/9.9\r\nHost: x\r\n\r\n", b"505"),
-    "HTTP/2-prior-knowledge": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"505"),
-    "no-host": (b"GET /x HTTP/1.1\r\n\r\n", b"400"),
-    "not-http": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", b"400"),
-    "20-kB-of-chunk-extension": (
-        b"POST /x HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1;" + b"a" * 20_000 + b"\r\na\r\n0\r\n\r\n",
-        b"431",
-    ),
-    "1000-trailers": (
-        b"POST /x HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n" + b"A: b\r\n" * 1_000 + b"\r\n",
-        b"431",
-    ),
-}
-
-
 @pytest.mark.parametrize("size", [2**20, 97], ids=["one-piece", "many-pieces"])
 @pytest.mark.parametrize(("request_", "status"), REFUSED.values(), ids=REFUSED)
 async def test_limits_hold_however_the_bytes_arrive(request_: bytes, status: bytes, size: int) -> None:
@@ -172,25 +148,6 @@ async def test_requests_that_follow_each_other_at_once_are_answered_in_order() -
     async with listening(echo) as listener:
         answer = await said(listener, GET + GET + last)
     assert re.findall(rb"GET /.", answer) == [b"GET /x", b"GET /x", b"GET /y"]
-
-
-POST = b"POST /x HTTP/1.1\r\nHost: x\r\n"
-SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
-UNCLEAR = {
-    "two-lengths": POST + b"Content-Length: 0\r\nContent-Length: %d\r\n\r\n" % len(SMUGGLED) + SMUGGLED,
-    "length-list": POST + b"Content-Length: 0, %d\r\n\r\n" % len(SMUGGLED) + SMUGGLED,
-    "signed-length": POST + b"Content-Length: +0\r\n\r\n" + SMUGGLED,
-    "space-before-colon": POST + b"Content-Length : %d\r\n\r\n" % len(SMUGGLED) + SMUGGLED,
-    "not-chunked-last": POST + b"Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n" + SMUGGLED,
-    "bare-line-feed-after-chunk": POST + b"Transfer-Encoding: chunked\r\n\r\n1\na\n0\n\n" + SMUGGLED,
-    "chunk-is-longer": POST + b"Transfer-Encoding: chunked\r\n\r\n1\r\nab\r\n0\r\n\r\n" + SMUGGLED,
-    "negative-chunk": POST + b"Transfer-Encoding: chunked\r\n\r\n-1\r\n" + SMUGGLED,
-    "two-hosts": b"GET /x HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n" + SMUGGLED,
-    "zero-byte": HEAD + b"A: \0\r\n\r\n" + SMUGGLED,
-    "body-of-an-upgrade": POST
-    + b"Connection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: %d\r\n\r\n" % len(SMUGGLED)
-    + SMUGGLED,
-}
 
 
 @pytest.mark.parametrize("size", [2**20, 7], ids=["one-piece", "many-pieces"])
@@ -344,8 +301,8 @@ async def test_an_answer_without_a_body_ends_with_its_head(method: str, status: 
 
 @pytest.mark.parametrize(
     ("pieces", "open_s"),
-    [((), 10), ((b"G",), 10), ((b"G", b"E"), 10), ((HEAD,), 10), ((GET,), 75)],
-    ids=["nothing", "first-byte", "two-bytes", "half-a-head", "a-request"],
+    [(pieces, 75 if pieces == (GET,) else 10) for pieces in SILENT.values()],
+    ids=SILENT,
 )
 def test_a_connection_is_closed_that_sends_no_request_in_time(pieces: tuple[bytes, ...], open_s: int) -> None:
     async def measured() -> float:
@@ -411,21 +368,7 @@ async def left(listener: Listener, request: bytes, **options: Any) -> None:
 
 
 @pytest.mark.parametrize("app", [echo, hold], ids=["answered", "held"])
-@pytest.mark.parametrize(
-    "request_",
-    [
-        b"",
-        b"G",
-        GET,
-        GET + GET,
-        GET + HEAD,
-        GET * 5_000,
-        HEAD + b"Upgrade: h2c\r\n\r\n" + GET,
-        b"POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\na",
-        b"POST /x HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\na\r\n" * 1_000,
-    ],
-    ids=["nothing", "byte", "request", "two", "one-and-a-half", "thousands", "upgrade", "half-a-body", "chunks"],
-)
+@pytest.mark.parametrize("request_", LEFT.values(), ids=LEFT)
 def test_a_connection_is_released_when_its_client_leaves(
     app: Callable[[Scope, Receive, Send], Awaitable[None]], request_: bytes
 ) -> None:
