@@ -12,7 +12,7 @@ import pytest
 
 from kube_testing import FakeClock, InProcessKube, Request, body_of
 from praetor_api.kube.client.errors import Gone, Invalid, Unreachable
-from praetor_api.kube.client.resource import DEVICE_PROCESSES, LEASES, Key
+from praetor_api.kube.client.resource import DEVICE_PROCESS_DEPLOYMENTS, DEVICE_PROCESSES, LEASES, Key
 from praetor_api.kube.runtime.clock import Clock, SystemClock, within
 
 KEY = Key("lab", "a")
@@ -279,6 +279,43 @@ async def test_the_files_of_a_process_are_checked(files: list[dict[str, Any]], r
         return
     with pytest.raises(Invalid, match=refusal):
         await kube.create(DEVICE_PROCESSES, "lab", body)
+
+
+PROCESS = {name: part for name, part in SPEC.items() if name != "deviceRef"}
+ARM = {"selector": {"matchLabels": {"cpu": "arm64"}}}
+
+
+@pytest.mark.parametrize(
+    ("override", "refusal"),
+    [
+        pytest.param(ARM | {"artifact": {"url": "/app-arm"}}, None, id="one-field-of-an-artifact"),
+        pytest.param(ARM | {"execution": {"args": ["x"]}}, None, id="one-field-of-an-execution"),
+        pytest.param(ARM, "an override needs artifact or execution: write", id="neither"),
+        pytest.param(ARM | {"execution": {}}, "execution", id="no-field"),
+        pytest.param({"execution": {"args": ["x"]}}, "selector", id="no-selector"),
+        pytest.param(
+            {"selector": {"matchLabels": {}}, "execution": {"args": ["x"]}},
+            "may not be empty: write",
+            id="every-device",
+        ),
+        pytest.param(ARM | {"execution": {"backend": "cron"}}, "backend", id="backend"),
+        pytest.param(
+            ARM | {"execution": {"env": [{"name": "A", "valueFrom": {"deviceFieldRef": {"fieldPath": "x"}}}]}},
+            "fieldPath",
+            id="field-path",
+        ),
+    ],
+)
+async def test_an_override_names_devices_and_what_differs(override: dict[str, Any], refusal: str | None) -> None:
+    _clock, kube = world()
+    spec = {"selector": {}, "template": {"spec": PROCESS}, "overrides": [override]}
+    body = body_of(DEVICE_PROCESS_DEPLOYMENTS, "a", spec=spec)
+    if refusal is None:
+        stored = (await kube.create(DEVICE_PROCESS_DEPLOYMENTS, "lab", body))["spec"]["overrides"]
+        assert stored == [override]  # nothing is filled in
+        return
+    with pytest.raises(Invalid, match=refusal):
+        await kube.create(DEVICE_PROCESS_DEPLOYMENTS, "lab", body)
 
 
 async def test_a_watch_replays_selects_and_ends() -> None:

@@ -75,7 +75,7 @@ def test_condition_reasons_never_change() -> None:
         "ProgressDeadlineExceeded", "WaitingForDeletion", "DeploymentPaused", "FailurePolicy", "InvalidSpec",
         "GatewayUnavailable",
         "DevicesNoLongerMatch", "FactsNoLongerMatch", "NoDevices", "WaveMatchesNothing",
-        "WaveHasNoEligibleDevice", "WaveLostItsDevices",
+        "WaveHasNoEligibleDevice", "WaveLostItsDevices", "WaveUnchanged",
         "WaveFailed",
         "BudgetMatchesNothing",
     }  # fmt: skip

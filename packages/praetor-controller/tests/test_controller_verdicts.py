@@ -13,8 +13,9 @@ from attrs import evolve
 from controller_testing import START, deployment, device, process, snapshot, template
 from praetor_api.kube.objects import StrategyType
 from praetor_api.names import hashed_process_name
-from praetor_controller.rollout.assignment import assign
+from praetor_controller.rollout.assignment import Assignment, assign
 from praetor_controller.rollout.reasons import Reason, ReasonCode
+from praetor_controller.rollout.snapshot import Snapshot, specs_of
 from praetor_controller.rollout.verdicts import TABLE, Context, Step, Verdict, classify, classify_all
 from praetor_controller.rollout.waves import WaveProgress
 from rollout_table import PAGE, replaced
@@ -35,6 +36,12 @@ FIELDS: dict[str, tuple[Any, ...]] = {
 }
 
 
+def context_of(made: Snapshot, assigned: Assignment, waves: WaveProgress | None) -> Context:
+    made = evolve(made, devices=assigned.devices)
+    target = specs_of(made, made.deployment.template, frozenset())
+    return Context.of(made, AT, target, target.run_by(assigned.hashes), waves)
+
+
 def test_no_case_has_two_rules() -> None:
     cases = Counter(case for rule in TABLE for case in rule.cases())
     assert [case for case, count in cases.items() if count > 1] == []
@@ -49,9 +56,9 @@ def test_every_state_of_a_process_has_a_rule(strategy: StrategyType, waves: Wave
     seen = set()
     for name in ("a", "refused", "in-flight"):
         made = snapshot(row, [], [], refusals={"refused": "no"}, in_flight=frozenset({"in-flight"}))
-        context = Context.of(made, AT, frozenset({"v2"}), waves)
         for each in processes:
             assigned = assign([device(name)], [evolve(each, device=name)], 30.0, AT)
+            context = context_of(made, assigned, waves)
             verdict = classify(context, 0, *next(iter(assigned)))
             assert verdict.step in (Step.NONE, Step.UPDATE, Step.UPDATE_IN_BUDGET, Step.UPDATE_WITH_PLACE)
             assert classify_all(context, assigned).all == [verdict]
@@ -112,12 +119,12 @@ def test_every_state_of_a_process_has_a_rule(strategy: StrategyType, waves: Wave
     ],
 )
 def test_a_device_without_a_process(fields: dict[str, Any], waves: WaveProgress | None, expected: Verdict) -> None:
-    context = Context.of(snapshot(deployment("v2"), [], [], **fields), AT, frozenset({"v2"}), waves)
+    context = context_of(snapshot(deployment("v2"), [], [], **fields), assign([device("a")], [], 0.0, AT), waves)
     assert classify(context, 0, device("a"), None, None) == expected
 
 
 def test_a_device_in_maintenance_gets_no_process_until_it_ends() -> None:
-    context = Context.of(snapshot(deployment("v2"), [], []), AT, frozenset({"v2"}), None)
+    context = context_of(snapshot(deployment("v2"), [], []), assign([device("a")], [], 0.0, AT), None)
     row = device("a", in_maintenance=True, maintenance_until=AT + 60)
     reason = Reason(ReasonCode.IN_MAINTENANCE, "until 2026-01-01T00:01:00Z")
     assert classify(context, 0, row, None, None) == Verdict(reason, recheck_at=AT + 60)
@@ -126,10 +133,11 @@ def test_a_device_in_maintenance_gets_no_process_until_it_ends() -> None:
 
 
 def test_a_device_that_is_down_counts_while_its_wave_is_closed_until_the_deadline() -> None:
-    context = Context.of(snapshot(deployment("v2"), [], []), AT, frozenset({"v2"}), CLOSED)
     for offered_s, down in ((599, True), (600, False)):
         row = process("a", ready_since=None, settled_since=None, offered_at=AT - offered_s)
-        verdict = classify(context, 0, *next(iter(assign([device("a")], [row], 0.0, AT))))
+        assigned = assign([device("a")], [row], 0.0, AT)
+        context = context_of(snapshot(deployment("v2"), [], []), assigned, CLOSED)
+        verdict = classify(context, 0, *next(iter(assigned)))
         assert verdict.down is down
         assert verdict.recheck_at == AT - offered_s + 600
 

@@ -124,6 +124,7 @@ def test_programs_read_the_reasons_of_a_device(lab: Lab) -> None:
         "revision": "",
         "running": "",
         "wanted": "",
+        "overrides": [],
     }
 
 

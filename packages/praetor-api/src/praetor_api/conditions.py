@@ -68,6 +68,7 @@ class ConditionType(StrEnum):
     GATEWAY_AVAILABLE = "GatewayAvailable"
     WRITES_REFUSED = "WritesRefused"
     OVERLAP = "Overlap"
+    OVERRIDE_INVALID = "OverrideInvalid"
     KINDS_MISSING = "KindsMissing"
 
 
@@ -149,6 +150,7 @@ class DeploymentReason(StrEnum):
     FACTS_NO_LONGER_MATCH = "FactsNoLongerMatch"
     WAVE_MATCHES_NOTHING = "WaveMatchesNothing"
     WAVE_HAS_NO_ELIGIBLE_DEVICE = "WaveHasNoEligibleDevice"
+    WAVE_UNCHANGED = "WaveUnchanged"
     WAVE_LOST_ITS_DEVICES = "WaveLostItsDevices"
     WAVE_FAILED = "WaveFailed"
     BUDGET_MATCHES_NOTHING = "BudgetMatchesNothing"

@@ -31,7 +31,8 @@ class Constraint:
     the name in JSON where camelCase of the attribute's name is not it.
     `truncate` cuts text that a device may send freely, instead of refusing it. A field of a desired item that agents
     of the first version do not know says what they may do with it: `feature` names what an agent must know to get
-    the item, unless the field has the value `as_before`; `ignorable` fields they may ignore.
+    the item, unless the field has the value `as_before`; `ignorable` fields they may ignore. `part_of` is the class of
+    which the field holds any of the fields, as a mapping: none of them is required, and none has its default.
     """
 
     doc: str = ""
@@ -47,6 +48,7 @@ class Constraint:
     feature: str = ""
     as_before: str | bool | None = None
     ignorable: bool = False
+    part_of: type | None = None
     schema: Mapping[str, Any] = field(default_factory=dict)
     rules: tuple[CelRule, ...] = ()
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from attrs import evolve
 
+from controller_simulation.given import command_for
 from controller_simulation.invariants import (
     INVARIANTS,
     REMOVAL_INVARIANTS,
@@ -27,6 +28,7 @@ from controller_simulation.progress import ROUNDED_S, Progress
 from controller_simulation.stored import Stored
 from controller_testing import JudgingGateway
 from kube_testing import FakeClock
+from praetor_api.annotations import REVISION_ANNOTATION
 from praetor_api.conditions import ConditionType
 from praetor_api.kube.client.resource import (
     CONTROLLER_REVISIONS,
@@ -38,7 +40,7 @@ from praetor_api.kube.client.resource import (
 from praetor_api.kube.codec import format_time
 from praetor_api.kube.objects import StrategyType
 from praetor_controller.model.revisions import project_revision
-from praetor_controller.model.rows import DeploymentRow, ProcessRow
+from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow
 from praetor_controller.reconcile.state import SETTLE_S
 from praetor_controller.rollout.reasons import ReasonCode
 from praetor_controller.rollout.removals import removal_token
@@ -163,6 +165,7 @@ class Checker:
             ),
             offline=frozenset(row.name for row in devices.values() if row.connected is False),
             unjudged=not self._judged,
+            labels={name: row.labels for name, row in devices.items()},
             stormy=frozenset(
                 (row.name, row.template.revision)
                 for row in deployments
@@ -208,10 +211,19 @@ class Checker:
             deployment=self._stored.deployment(owner), device=devices[device],
             old=before, new=self._stored.process(new),
             takes_down=ready and owner in up, takes_down_first=ready and up == self._down.keys(),
+            command=new["spec"]["execution"]["command"][0], given=self._given(owner, new, devices[device]),
         )  # fmt: skip
         facts = self._facts()
         broken = ((invariant.__name__, invariant(write, facts)) for invariant in INVARIANTS)
         self._violations += [InvariantViolation(name, what) for name, what in broken if what]
+
+    def _given(self, owner: str, new: dict[str, Any], device: DeviceRow) -> frozenset[str]:
+        """Return what the revision of a written process gives *device*, by its labels now or when all had settled."""
+        revision = new["metadata"]["annotations"][REVISION_ANNOTATION]
+        row = self._stored.deployment(owner)
+        found = row.template if row.template.revision == revision else self._stored.template(owner, revision)
+        seen = (device.labels, self._steady.labels.get(device.name, device.labels))
+        return frozenset(command_for(found, labels) for labels in seen) if found is not None else frozenset()
 
     def _facts(self) -> Facts:
         return Facts(
@@ -257,6 +269,7 @@ class Checker:
             return ConditionType.ROLLED_BACK in holds or holds.get(ConditionType.PAUSED) == row.generation
         matching = self._stored.matching(row.name)
         counted = {name for name, device in matching.items() if not device.in_maintenance}
+        counted -= self._stored.unchanged(row, self._progress.began(row.name))
         bad = [each for each in self._stored.processes(row.name) if each.device in counted and _failed(each, row)]
         most = share(row.policy.failure_policy.max_failures, len(matching))
         return len(bad) > most and not was_rolled_out(row)

@@ -30,6 +30,7 @@ class Write:
     """A spec write from *old* to *new*; *old* is None for a new process.
 
     *takes_down*: the device was up, as far as this deployment goes; *takes_down_first*: for all the others, too.
+    *command* is what the device is to run, and *given* what the revision gives it by its labels; empty: it is not kept.
     """
 
     deployment: DeploymentRow
@@ -38,6 +39,8 @@ class Write:
     new: ProcessRow
     takes_down: bool = False
     takes_down_first: bool = False
+    command: str = ""
+    given: Collection[str] = ()
 
 
 @frozen(kw_only=True)
@@ -77,6 +80,7 @@ class SteadyState:
     left_out: frozenset[tuple[str, str]] = frozenset()  # deployments and devices that do not meet their requirements
     offline: frozenset[str] = frozenset()  # they had reported before
     unjudged: bool = False
+    labels: Mapping[str, Mapping[str, str]] = {}  # of the devices
     stormy: frozenset[tuple[str, str]] = frozenset()  # deployments and revisions that fell silent with many devices
 
 
@@ -166,6 +170,12 @@ def requirements_are_respected(write: Write, facts: Facts) -> str:
     row, device = write.deployment, write.device
     out = left_out(row, device) and (row.name, device.name) in facts.steady.left_out
     return f"{device.name} was offered {write.new.revision}" if out else ""
+
+
+def a_device_is_given_what_its_labels_ask_for(write: Write, facts: Facts) -> str:
+    """A device gets the template of a revision with the overrides that match it, and no others."""
+    wrong = write.given and write.command not in write.given
+    return f"{write.device.name} got {write.command}, not {sorted(write.given)}" if wrong else ""
 
 
 def offline_devices_are_deferred(write: Write, facts: Facts) -> str:
@@ -275,6 +285,7 @@ INVARIANTS: Final[tuple[Callable[[Write, Facts], str], ...]] = (
     maintenance_is_respected,
     held_devices_are_deferred,
     requirements_are_respected,
+    a_device_is_given_what_its_labels_ask_for,
     offline_devices_are_deferred,
     untested_revisions_wait_for_their_wave,
     waves_soak,

@@ -34,7 +34,8 @@ _MAY_BE_EMPTY = ("waves", "budgets")
 
 def labels_of(name: str) -> dict[str, str]:
     number = int(name.removeprefix("leaf-"))
-    return {"ring": str(number % 3), "rack": f"r{number // 3}", "role": "leaf"}
+    cpu = "arm64" if number % 2 else "x86_64"
+    return {"ring": str(number % 3), "rack": f"r{number // 3}", "role": "leaf", "cpu": cpu}
 
 
 def recorded(step: Callable[..., None]) -> Callable[..., None]:
@@ -93,6 +94,21 @@ class RolloutMachine(RuleBasedStateMachine):
     @recorded
     def edit_or_undo(self, name: str, version: str) -> None:
         self.simulation.roll_out(name, version)
+
+    @rule(name=st.sampled_from(BOTH), arm=st.sampled_from([None, *VERSIONS]), rounds=st.integers(0, 3))
+    @recorded
+    def override(self, name: str, arm: str | None, rounds: int) -> None:
+        """Let devices with one CPU run another program, or the same as all."""
+        self.simulation.override(name, arm)
+        self.simulation.approve(name, "w1")
+        self.simulation.run(rounds, 21)
+
+    @rule(names=st.lists(st.sampled_from(NAMES), max_size=4, unique=True), cpu=st.sampled_from(["arm64", "x86_64"]))
+    @recorded
+    def relabel_the_cpu(self, names: list[str], cpu: str) -> None:
+        for name in names:
+            if name in self.simulation.devices:
+                self.simulation.label(name, cpu=cpu)
 
     @rule(name=st.sampled_from(BOTH))
     @recorded
@@ -410,6 +426,7 @@ def converge(simulation: Simulation) -> None:
         if simulation.stored.deployment(name).strategy == "OnDelete":
             simulation.edit(name, updateStrategy={"type": "RollingUpdate"})
         simulation.edit(name, paused=False, progressDeadlineSeconds=600, requirements=[])
+        simulation.override(name, "v8" if simulation.stored.deployment(name).template.overrides else None)
         simulation.roll_out(name, "v9")
     simulation.approve("tel", "w1")
     for name, each in simulation.devices.items():

@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 from attrs import frozen
 
 from controller_simulation.trace import Step, Trace
+from praetor_controller.model import specs
 from praetor_controller.reconcile.reconciler import DeploymentReconciler
 from praetor_controller.reconcile.revision_history import RevisionHistory
 from praetor_controller.reconcile.snapshot_builder import build_snapshot
@@ -28,6 +29,7 @@ from praetor_controller.rollout import (
     planner,
     removals,
     status,
+    updated,
     verdicts,
     waves,
 )
@@ -88,6 +90,14 @@ def begin(size: int = 4, **given: Any) -> Step:
 
 def edit(version: str, name: str = "tel") -> Step:
     return "edit_or_undo", {"name": name, "version": version}
+
+
+def override(arm: str | None, name: str = "tel") -> Step:
+    return "override", {"name": name, "arm": arm, "rounds": 0}
+
+
+def relabel_cpu(cpu: str, *numbers: int) -> Step:
+    return "relabel_the_cpu", {"names": [f"leaf-{number}" for number in numbers], "cpu": cpu}
 
 
 def device(step: str, number: int, **given: Any) -> Step:
@@ -163,6 +173,18 @@ MUTANTS = (
         fault="the requirements are not asked for",
         changes=((verdicts._gate_of_update, "if device.unmet and", "if False and"),),
         trace=[begin(), ("require", {"name": "tel", "version": "12"}), edit("v2")],
+    ),
+    Mutant(
+        invariant="a_device_is_given_what_its_labels_ask_for",
+        fault="overrides are not applied to what is written",
+        changes=((specs.Specs.of, "if number is None else", "if True else"),),
+        trace=[begin(), override("v2"), edit("v3")],
+    ),
+    Mutant(
+        invariant="untested_revisions_wait_for_their_wave",
+        fault="a wave is passed by devices that the overrides do not change",
+        changes=((_of(updated.Updated, "of"), "if any(found) else ()", "if False else ()"),),
+        trace=[begin(size=5), relabel_cpu("x86_64", 0, 3), override("v2")],
     ),
     Mutant(
         invariant="offline_devices_are_deferred",

@@ -64,13 +64,15 @@ class Progress:
         processes = {each.device: each for each in self._stored.processes(name) if each.device in devices}
         waves_of = {each: wave_of(row, process, rollout.began) for each, process in processes.items()}
         available = self._available(row, processes)
+        unchanged = self._stored.unchanged(row, rollout.began)
+        available = {each: at for each, at in available.items() if each not in unchanged}
         self._record_failures(rollout, processes, waves_of, available)
         for wave in row.policy.update_strategy.rolling_update.waves:
             there = {each for each, note in waves_of.items() if note == wave.name}
             there |= {each.name for each in devices.values() if not waves_of.get(each.name) and selects(wave, each)}
             spared = {each for each in there if devices[each].in_maintenance or not devices[each].connected}
-            out = {each for each in there if left_out(row, devices[each])}
-            spared |= {each for each in there & processes.keys() if processes[each].held} | out
+            out = {each for each in there if left_out(row, devices[each])} | (there & unchanged)
+            spared |= {each for each in there & processes.keys() if processes[each].held} | out | (there & unchanged)
             taken = {each for each in spared if waves_of.get(each) == wave.name}
             now_there = {each.uid for each in processes.values() if each.device in there - spared}
             gone = [uid for uid, each in rollout.failed.items() if each == wave.name and uid not in now_there]
@@ -80,6 +82,8 @@ class Progress:
             matched = any(selects(wave, each) for each in devices.values())  # and all of them got it in other waves
             if not there and not gone and not (matched or wave.allow_empty or is_first):
                 since = math.inf
+            if wave.allow_empty and there and there <= unchanged and not gone:
+                since = _ALWAYS
             if f"{row.template.revision}/{wave.name}/{number}" in row.approved:
                 since = _ALWAYS
             if since <= now + ROUNDED_S:

@@ -286,6 +286,12 @@ class Simulation:
         wanted = _template(version) | {"metadata": {"annotations": {"azure.com/restarted-at": restarted_at}}}
         self.edit(name, template=wanted)
 
+    def override(self, name: str, arm: str | None) -> None:
+        """Let devices with the CPU arm64 run that version, or, with None, what all run."""
+        self.clock.oversleep(1)
+        wanted = {"selector": {"matchLabels": {"cpu": "arm64"}}, "execution": {"command": [arm]}}
+        self.edit(name, overrides=[wanted] if arm else None)
+
     def restart(self, name: str) -> None:
         """Restart every process in place, under the rollout's policy."""
         command = self.stored.deployment(name).template.spec["execution"]["command"][0]

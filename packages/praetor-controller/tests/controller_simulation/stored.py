@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from attrs import evolve, field, mutable
 
+from controller_simulation.given import is_changed
 from kube_testing import InProcessKube
 from praetor_api.annotations import DEPLOYMENT_LABEL, OFFERED_AT_ANNOTATION
 from praetor_api.kube.client.resource import (
@@ -22,7 +24,7 @@ from praetor_api.kube.client.resource import (
 from praetor_controller.model.annotations import deployment_label
 from praetor_controller.model.projection import project_deployment, project_device, project_process
 from praetor_controller.model.revisions import RevisionRow, find_revision, project_revision
-from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow
+from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow, Template
 
 LAB = "lab"
 T = TypeVar("T")
@@ -106,9 +108,30 @@ class Stored:
             )
         return gathered.rollouts[deployment]
 
+    def unchanged(self, row: DeploymentRow, began: float) -> frozenset[str]:
+        """Return the devices that the rollout of *row*, which *began* then, does not change and has offered nothing."""
+        found = find_revision(self._revisions(row.name), row.status.current_revision)
+        before = found.template if found is not None else None
+        offered = {each.device for each in self.processes(row.name) if (each.offered_at or 0.0) >= math.floor(began)}
+        return frozenset(
+            name
+            for name, device in self.matching(row.name).items()
+            if name not in offered and not is_changed(row.template, before, device.labels)
+        )
+
+    def template(self, deployment: str, revision: str) -> Template | None:
+        """Return the template of the *revision*; None when it is not kept."""
+        found = find_revision(self._revisions(deployment), revision)
+        return found.template if found is not None else None
+
     def is_first(self, row: DeploymentRow) -> bool:
         """Return whether no revision was rolled out yet, and no device has another one than that of *row*."""
-        others = any(each.spec_hash != row.template.spec_hash for each in self.processes(row.name))
+        devices = self.devices()
+        others = any(
+            each.spec_hash != row.template.resolved(devices[each.device].labels).spec_hash
+            for each in self.processes(row.name)
+            if each.device in devices
+        )
         return row.status.current_revision is None and not others
 
     def status(self, name: str) -> dict[str, Any]:

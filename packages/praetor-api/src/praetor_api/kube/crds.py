@@ -28,6 +28,7 @@ from praetor_api.kube.objects import (
     FactSelectorRequirement,
     LabelSelectorRequirement,
     NetworkSwitch,
+    Override,
 )
 from praetor_api.kube.schema import object_schema
 from praetor_api.spec import (
@@ -56,6 +57,18 @@ _SELECTOR_RULES = (
     ),
 )
 
+_OVERRIDE_RULES = (
+    CelRule(
+        expression="has(self.artifact) || has(self.execution)",
+        message="an override needs artifact or execution: write what these devices run instead",
+    ),
+    CelRule(
+        expression="has(self.selector.matchLabels) && size(self.selector.matchLabels) > 0 "
+        "|| has(self.selector.matchExpressions) && size(self.selector.matchExpressions) > 0",
+        message="the selector of an override may not be empty: write labels, or change the template",
+    ),
+)
+
 RULES: Mapping[type, tuple[CelRule, ...]] = {
     EnvVar: ENV_RULES,
     ValueFrom: VALUE_FROM_RULES,
@@ -66,6 +79,7 @@ RULES: Mapping[type, tuple[CelRule, ...]] = {
     HealthCheck: HEALTH_CHECK_RULES,
     LabelSelectorRequirement: _SELECTOR_RULES,
     FactSelectorRequirement: _SELECTOR_RULES,
+    Override: _OVERRIDE_RULES,
     FactRequirement: (
         CelRule(
             expression="!(self.operator in ['In', 'NotIn']) || (has(self.values) && size(self.values) > 0)",

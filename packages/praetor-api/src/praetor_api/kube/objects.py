@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 from attrs import field, frozen
 
 from praetor_api.constraints import Constraint
-from praetor_api.spec import NAME_PATTERN, DeviceKind, DeviceProcessSpec, ProcessSpec
+from praetor_api.spec import NAME_PATTERN, Artifact, DeviceKind, DeviceProcessSpec, Execution, ProcessSpec
 
 __all__ = [
     "API_VERSION",
@@ -58,6 +58,7 @@ __all__ = [
     "NetworkSwitchStatus",
     "ObjectMeta",
     "ObservedGeneration",
+    "Override",
     "OwnerReference",
     "Phase",
     "ProcessCounts",
@@ -478,6 +479,30 @@ class ProcessTemplate:
 
 
 @frozen(kw_only=True)
+class Override:
+    """What some of the devices run instead; what it does not name is as in the template."""
+
+    selector: Annotated[LabelSelector, Constraint(doc="Which of the devices, by their labels; it may not be empty.")]
+    artifact: Annotated[
+        Mapping[str, Any] | None,
+        Constraint(
+            doc="Fields of the artifact that they get instead of the template's.",
+            part_of=Artifact,
+            schema={"minProperties": 1},
+        ),
+    ] = None
+    execution: Annotated[
+        Mapping[str, Any] | None,
+        Constraint(
+            doc="Fields of the execution that they get instead of the template's. env merges by name and files by "
+            "path; every other field is replaced as a whole.",
+            part_of=Execution,
+            schema={"minProperties": 1},
+        ),
+    ] = None
+
+
+@frozen(kw_only=True)
 class FactRequirement:
     """One comparison of a fact, by versions: 9 is less than 10, and 12 equals 12.0."""
 
@@ -545,6 +570,15 @@ class DeviceProcessDeploymentSpec:
         ),
     ] = None
     template: Annotated[ProcessTemplate, Constraint(doc="What every matching device runs.")]
+    overrides: Annotated[
+        tuple[Override, ...],
+        Constraint(
+            doc="What some of the devices run instead, such as another binary for another CPU. For each field, the "
+            "first that matches the device and sets it wins.",
+            max_items=16,
+            schema=ATOMIC,
+        ),
+    ] = ()
     requirements: Annotated[
         tuple[FactRequirement, ...],
         Constraint(

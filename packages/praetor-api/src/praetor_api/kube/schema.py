@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
 import typing
 from collections.abc import Mapping
 from datetime import datetime
@@ -23,6 +24,7 @@ Schema = dict[str, Any]
 Rules = Mapping[type, tuple[CelRule, ...]]
 
 _MISSING = object()
+_MATCHES = "self.matches("
 _SCALARS: Mapping[Any, Schema] = {
     str: {"type": "string"},
     bool: {"type": "boolean"},
@@ -59,6 +61,29 @@ def object_schema(cls: type, rules: Rules, *, defaults: bool = True) -> Schema:
     if required:
         schema["required"] = required
     return schema | _validations(rules.get(cls, ()))
+
+
+def _partial_schema(cls: type, rules: Rules) -> Schema:
+    """Return the schema of an object with any of the fields of *cls*, without rules over the whole of it.
+
+    It stands in a list, so that the apiserver takes a rule on each text in it to cost too much: such a rule becomes a
+    pattern.
+    """
+    schema = object_schema(cls, {each: found for each, found in rules.items() if each is not cls})
+    fields = {name: {k: v for k, v in part.items() if k != "default"} for name, part in schema["properties"].items()}
+    return {"description": schema["description"], "type": "object", "properties": _with_patterns(fields)}
+
+
+def _with_patterns(part: Any) -> Any:
+    """Return *part* of a schema with a pattern in the place of each rule that one text matches a pattern."""
+    if not isinstance(part, dict):
+        return part
+    found = {name: _with_patterns(value) for name, value in part.items()}
+    (rule, *_) = found.get("x-kubernetes-validations") or [{"rule": ""}]
+    if rule["rule"].startswith(_MATCHES):
+        del found["x-kubernetes-validations"]
+        found["pattern"] = json.loads(rule["rule"].removeprefix(_MATCHES).removesuffix(")"))
+    return found
 
 
 def _fields(cls: type) -> list[tuple[str, Any]]:
@@ -98,6 +123,8 @@ def _default(value: Any, schema: Schema) -> Any:
 
 def value_schema(hint: Any, constraint: Constraint, rules: Rules, *, defaults: bool = True) -> Schema:
     """Return the schema of one value of the type *hint* under *constraint*."""
+    if constraint.part_of is not None:
+        return _partial_schema(constraint.part_of, rules) | _bounds(constraint)
     origin = typing.get_origin(hint)
     if origin in (typing.Union, UnionType):
         return _union_schema(hint, constraint, rules, defaults=defaults)

@@ -22,6 +22,7 @@ from praetor_controller.ctl.output import (
     table,
 )
 from praetor_controller.model.actions import Create, Delete, Update
+from praetor_controller.model.overrides import PATH
 from praetor_controller.model.rows import DeploymentRow, ProcessRow
 from praetor_controller.rollout.reasons import Reason, ReasonCode
 from praetor_controller.rollout.snapshot import Plan
@@ -41,6 +42,7 @@ MEANINGS: Mapping[str, str] = {
     "AgentTooOld": "keeps what it has, because its agent does not know a feature; upgrade it",
     "ReferenceMissing": "keeps what it has, because it lacks a value that env or a file refers to; it costs nothing",
     "ReferenceRefused": "keeps what it has, because the gateway gives no values that it refers to; it costs nothing",
+    "OverrideInvalid": "keeps what it has, because what spec.overrides make of the template cannot run",
     "RequirementNotMet": "keeps what it has, because it does not meet spec.requirements; it costs nothing",
     "FactsNotReported": "keeps what it has, because its agent has not reported the facts that decide; it costs nothing",
     "UpdateHeld": "takes no change, because updates are held on the device; it is deferred and costs nothing",
@@ -51,6 +53,7 @@ MEANINGS: Mapping[str, str] = {
     "AwaitingApproval": "waits for the approval of its wave",
     "WaveMatchesNothing": "waits, because no device matches a wave before its own",
     "WaveHasNoEligibleDevice": "waits, because no device of a wave before its own can show the revision now",
+    "WaveUnchanged": "waits, because the overrides change nothing for the devices of a wave before its own",
     "WaveLostItsDevices": "waits, because a wave before its own lost its devices before it was passed",
     "WaveFailed": "waits, because devices of a wave before its own failed and left",
     "BudgetMatchesNothing": "waits, because no device has the labels of a budget",
@@ -65,6 +68,7 @@ MEANINGS: Mapping[str, str] = {
 }
 _COMMANDS = {
     ReasonCode.AWAITING_APPROVAL: "praetorctl rollout approve {}",
+    ReasonCode.WAVE_UNCHANGED: "praetorctl rollout approve {}",
     ReasonCode.WAVE_LOST_ITS_DEVICES: "praetorctl rollout approve {}",
     ReasonCode.WAVE_FAILED: "praetorctl rollout approve {}",
     ReasonCode.REMOVAL_HELD: "praetorctl rollout approve {} --removal",
@@ -75,6 +79,7 @@ _COLOURS = {
     ReasonCode.SILENT_SINCE_OFFER: "red",
     ReasonCode.NAME_TAKEN: "red",
     ReasonCode.CANNOT_CONVERGE: "red",
+    ReasonCode.OVERRIDE_INVALID: "red",
 }
 
 _FOREIGN = "spec.deviceRef names another namespace, so nothing runs it; name a device of the process's own"
@@ -184,7 +189,8 @@ def _deployment_data(explanation: Explanation) -> dict[str, Any]:
 class DeviceReason:
     """The reason of a device with one deployment; *process* and *revision* are empty when it has none.
 
-    *revision* is what it was offered last, *running* what it runs, which is empty when that is not known.
+    *revision* is what it was offered last, *running* what it runs, which is empty when that is not known. *overrides*
+    are those of the deployment that apply to the device.
     """
 
     deployment: str
@@ -193,6 +199,7 @@ class DeviceReason:
     revision: str
     running: str
     wanted: str
+    overrides: Sequence[str] = ()
 
 
 def explain_device(inventory: Inventory, name: str, now: datetime, deployment: str | None = None) -> list[DeviceReason]:
@@ -217,6 +224,7 @@ def _device_reason(inventory: Inventory, deployment: DeploymentRow, device: str,
         revision=process.revision if process else "",
         running=inventory.running_revision(process) if process else "",
         wanted=deployment.template.revision,
+        overrides=[f"{PATH}[{each}]" for each in deployment.template.applying(inventory.devices[device].labels)],
     )
 
 
@@ -250,6 +258,7 @@ def device_text(device: str, found: Sequence[DeviceReason], output: str, refused
         detail = f" ({each.reason.detail})" if each.reason.detail else ""
         sentences.append(f"{each.deployment}: {MEANINGS[each.reason.code]}{detail}")
         sentences += command_for(each.reason.code, each.deployment)
+        sentences += [f"    it gets the template with {' and '.join(each.overrides)}"] if each.overrides else []
     text = [fitted_lines(lines, output)] if lines else []
     shown = table(columns, rows, width=screen_width(output))
     return "\n".join([*text, shown, fitted_lines(sentences, output)])
@@ -300,4 +309,5 @@ def _device_data(each: DeviceReason) -> dict[str, Any]:
         "revision": each.revision,
         "running": each.running,
         "wanted": each.wanted,
+        "overrides": [*each.overrides],
     }

@@ -78,7 +78,9 @@ class Inventory:
         found = self.reported.get(process.name)
         if found is None or found.spec_hash == process.spec_hash:
             return process.revision if found is not None else ""
-        mine = (row.template for row in self.revisions if row.owner == process.owner)
+        device = self.devices.get(process.device)
+        labels = device.labels if device is not None else {}
+        mine = (row.template.resolved(labels) for row in self.revisions if row.owner == process.owner)
         return next((each.revision for each in mine if each.spec_hash == found.spec_hash), "")
 
     def with_stored_template(self, deployment: DeploymentRow) -> DeploymentRow:

@@ -28,8 +28,10 @@ _DEFERRED = (
     ReasonCode.FACTS_NOT_REPORTED,
 )
 LAST_WAVE = "(rest)"
+_HELD = (ReasonCode.WAVE_UNCHANGED, ReasonCode.WAVE_LOST_ITS_DEVICES, ReasonCode.WAVE_FAILED)
 _HOLDS = {
     ReasonCode.WAVE_MATCHES_NOTHING: "it matches nothing",
+    ReasonCode.WAVE_UNCHANGED: "the overrides change nothing there",
     ReasonCode.WAVE_LOST_ITS_DEVICES: "it lost its devices",
     ReasonCode.WAVE_FAILED: "devices failed",
     ReasonCode.WAVE_HAS_NO_ELIGIBLE_DEVICE: "no device can show it now",
@@ -193,7 +195,7 @@ def _wave_words(shown: Progress, state: WaveState, after_open: int) -> str:
         return "done" if state.passed or state.available >= state.needed else "now"
     if after_open:
         return "later"
-    held = [code for code in (ReasonCode.WAVE_LOST_ITS_DEVICES, ReasonCode.WAVE_FAILED) if code in shown.reasons]
+    held = [code for code in _HELD if code in shown.reasons]
     if held:
         return f"{held[0]}\n    praetorctl rollout approve {shown.name}"
     if ReasonCode.AWAITING_APPROVAL in shown.reasons:

@@ -13,7 +13,7 @@ from praetor_controller.ctl.errors import CommandFailed
 from praetor_controller.ctl.output import Column, OutputFormat, for_people, painted, screen_width, structured, table
 from praetor_controller.ctl.times import age
 from praetor_controller.model.projection import project_deployment
-from praetor_controller.model.revisions import RevisionRow, project_revision, template_of, to_restore
+from praetor_controller.model.revisions import RevisionRow, overrides_of, project_revision, template_of, to_restore
 
 _COLUMNS: tuple[str | Column, ...] = ("REVISION", "HASH", Column("STARTED", leaves=1), Column("RUNS", cut=True))
 
@@ -90,11 +90,13 @@ def details(revisions: Sequence[Mapping[str, Any]], number: int, current: str | 
     width = max(map(len, facts)) + 2
     lines = [f"{name} revision {number}", *(f"{fact + ':':{width}}{value}" for fact, value in facts.items())]
     lines += ["template:", *_indented(_lines(template))]
+    if overrides := overrides_of(revision):
+        lines += ["overrides:", *_indented(_lines(overrides))]
     before = _before(revisions, number)
     if before is None:
         return "\n".join([*lines, "it is the oldest revision that is kept"])
     older, newer = (f"revision {each.get('revision')}" for each in (before, revision))
-    changes = list(unified_diff(_lines(template_of(before)), _lines(template), older, newer, lineterm=""))
+    changes = list(unified_diff(_all_lines(before), _all_lines(revision), older, newer, lineterm=""))
     return "\n".join([*lines, "changes:", *_indented(map(_painted, changes))])
 
 
@@ -103,8 +105,13 @@ def _before(revisions: Sequence[Mapping[str, Any]], number: int) -> Mapping[str,
     return earlier[-1] if earlier else None
 
 
-def _lines(template: Mapping[str, Any]) -> list[str]:
-    return structured(template, OutputFormat.YAML).splitlines()
+def _lines(part: Mapping[str, Any] | Sequence[Any]) -> list[str]:
+    return structured(part, OutputFormat.YAML).splitlines()
+
+
+def _all_lines(revision: Mapping[str, Any]) -> list[str]:
+    overrides = overrides_of(revision)
+    return [*_lines(template_of(revision)), *(_lines({"overrides": overrides}) if overrides else ())]
 
 
 def _indented(lines: Iterable[str]) -> list[str]:
@@ -130,6 +137,7 @@ def _data(row: RevisionRow, revision: Mapping[str, Any], current: str | None) ->
         "revision": row.number,
         "hash": template.revision,
         "template": dict(template.raw),
+        **({"overrides": [*template.overrides]} if template.overrides else {}),
         "rolledOut": template.revision == current,
         "everRolledOut": template.revision == current or row.rolled_out is not None,
         "created": _created(revision),

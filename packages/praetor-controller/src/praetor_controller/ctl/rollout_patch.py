@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from praetor_api.annotations import APPROVED_WAVES_ANNOTATION, CHANGE_CAUSE_ANNOTATION
@@ -59,18 +59,29 @@ async def merge(cluster: Cluster, name: str, patch: Mapping[str, Any]) -> dict[s
 
 
 async def replace_template(
-    cluster: Cluster, deployment: Mapping[str, Any], template: Mapping[str, Any], cause: str
+    cluster: Cluster,
+    deployment: Mapping[str, Any],
+    template: Mapping[str, Any],
+    overrides: Sequence[Mapping[str, Any]],
+    cause: str,
 ) -> None:
-    """Give *deployment* another template as a whole, and its *cause*; Conflict when it changed meanwhile."""
+    """Give *deployment* another template with its overrides, and its *cause*; Conflict when it changed meanwhile."""
     patch = [
         {"op": "replace", "path": "/metadata/resourceVersion", "value": deployment["metadata"]["resourceVersion"]},
         {"op": "replace", "path": "/spec/template", "value": dict(template)},
+        *_override_changes(deployment["spec"], overrides),
         *_cause_changes(deployment["metadata"].get("annotations"), cause),
     ]
     key = Key(cluster.namespace, deployment["metadata"]["name"])
     await cluster.api.patch(
         DEVICE_PROCESS_DEPLOYMENTS, key, patch, patch_type=PatchType.JSON, field_manager=FIELD_MANAGER
     )
+
+
+def _override_changes(spec: Mapping[str, Any], overrides: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    if overrides:
+        return [{"op": "add", "path": "/spec/overrides", "value": [*overrides]}]
+    return [{"op": "remove", "path": "/spec/overrides"}] if "overrides" in spec else []
 
 
 def _cause_changes(annotations: Mapping[str, str] | None, cause: str) -> list[dict[str, Any]]:

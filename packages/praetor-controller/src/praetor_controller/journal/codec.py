@@ -174,7 +174,8 @@ def _is_api_class(hint: Any) -> bool:
 
 def _plain_template(template: Template) -> dict[str, Any]:
     data = plain(template)
-    return data | {"spec": redacted(data["spec"])}
+    hidden = {"overrides": redacted(data["overrides"])} if template.overrides else {}
+    return data | {"spec": redacted(data["spec"])} | hidden
 
 
 def redacted(spec: Any) -> Any:

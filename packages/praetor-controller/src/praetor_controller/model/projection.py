@@ -23,7 +23,6 @@ from praetor_api.annotations import (
 )
 from praetor_api.canonical import spec_hash
 from praetor_api.conditions import CRASH_LOOP_COUNT, ConditionType, ProcessReason
-from praetor_api.files import files_fault
 from praetor_api.kube.codec import DecodeError, decode, parse_time
 from praetor_api.kube.objects import (
     DeviceProcessDeploymentStatus,
@@ -31,11 +30,11 @@ from praetor_api.kube.objects import (
     Phase,
 )
 from praetor_api.names import device_reference
-from praetor_api.spec import CONTAINER_ONLY, ONE_CHECK, Backend, DeviceKind
-from praetor_api.values import exposed_secret
+from praetor_api.spec import DeviceKind
 from praetor_api.wire import clean_text
 from praetor_controller.errors import InvalidDeployment
 from praetor_controller.model.annotations import OWN_ANNOTATIONS, deployment_label, managed_keys
+from praetor_controller.model.overrides import check_overrides
 from praetor_controller.model.requirements import check_requirements
 from praetor_controller.model.rows import (
     DeploymentRow,
@@ -48,6 +47,7 @@ from praetor_controller.model.rows import (
     Template,
 )
 from praetor_controller.model.selectors import Matches, compile_fact_selector, compile_selector
+from praetor_controller.model.spec_faults import process_fault
 
 _KINDS = {kind.value: kind for kind in DeviceKind}
 _MAX_DETAIL = 200
@@ -164,6 +164,7 @@ def project_deployment(obj: Mapping[str, Any]) -> DeploymentRow:
     metadata, spec, fault = obj["metadata"], obj.get("spec") or {}, ""
     annotations = metadata.get("annotations") or {}
     policy = RolloutPolicy(selector=LabelSelector())
+    overrides = spec.get("overrides") or ()
     matches: Matches = _nothing
     fact_matches = None
     try:
@@ -171,6 +172,7 @@ def project_deployment(obj: Mapping[str, Any]) -> DeploymentRow:
         matches = compile_selector(policy.selector)
         fact_matches = compile_fact_selector(policy.fact_selector)
         check_requirements(policy.requirements)
+        check_overrides(overrides)
         fault = _fault(policy, (spec.get("template") or {}).get("spec") or {})
     except DecodeError as e:
         fault = "; ".join(f"spec.{each.path}: {each.message}" for each in e.faults)
@@ -183,7 +185,7 @@ def project_deployment(obj: Mapping[str, Any]) -> DeploymentRow:
         resource_version=metadata.get("resourceVersion", ""),
         generation=metadata.get("generation", 0),
         terminating=metadata.get("deletionTimestamp") is not None,
-        template=project_template(metadata["name"], spec.get("template") or {}),
+        template=project_template(metadata["name"], spec.get("template") or {}, overrides),
         policy=policy,
         matches=matches,
         fact_matches=fact_matches,
@@ -208,46 +210,23 @@ def _fault(policy: RolloutPolicy, process: Mapping[str, Any]) -> str:
         if (wave.selector is None or wave.selector == LabelSelector()) and wave.limit is None:
             where = f"spec.updateStrategy.rollingUpdate.waves[{index}]"
             return f"{where}: takes every device, and leaves none to the waves after it; write a selector or a limit"
-    execution, artifact = process.get("execution") or {}, process.get("artifact")
-    if execution.get("container") is not None and execution.get("backend") != Backend.CONTAINER:
-        return f"spec.template.spec.execution.container: {CONTAINER_ONLY}"
-    wrong = files_fault(execution.get("files") or ())
-    if wrong is not None:
-        return f"spec.template.spec.{wrong}"
-    if exposed := exposed_secret(process):
-        return f"spec.template.{exposed}"
-    check = process.get("healthCheck")
-    if check is not None and sum(check.get(kind) is not None for kind in ("exec", "httpGet", "tcpSocket")) != 1:
-        return f"spec.template.spec.healthCheck: {ONE_CHECK}"
-    checked = (check or {}).get("exec") or {}
-    for path, command in (
-        ("execution.command", execution.get("command")),
-        ("healthCheck.exec", checked.get("command")),
-    ):
-        program = str((command or [""])[0])
-        if artifact is None and "/" in program and not program.startswith("/"):
-            return (
-                f"spec.template.spec.{path}: {program!r} is relative, and there is no artifact; write an absolute path"
-            )
-    if artifact is not None and str(execution.get("workingDir") or "").split("/")[0] == "..":
-        return (
-            "spec.template.spec.execution.workingDir: leads out of the artifact; write an absolute path, or one inside"
-        )
-    return ""
+    wrong = process_fault(process)
+    return f"spec.template.spec.{wrong}" if wrong else ""
 
 
 def _nothing(labels: Mapping[str, str]) -> bool:
     return False
 
 
-def project_template(deployment: str, raw: Mapping[str, Any]) -> Template:
-    """Return the template of every process from *raw*, the spec.template of *deployment*."""
+def project_template(deployment: str, raw: Mapping[str, Any], overrides: Sequence[Mapping[str, Any]] = ()) -> Template:
+    """Return the template of every process from *raw*, the spec.template of *deployment*, and from its overrides."""
     spec, metadata = raw.get("spec") or {}, raw.get("metadata") or {}
     labels = (metadata.get("labels") or {}) | {DEPLOYMENT_LABEL: deployment_label(deployment)}
     annotations = {k: v for k, v in (metadata.get("annotations") or {}).items() if k not in OWN_ANNOTATIONS}
     if RESTARTED_AT_ANNOTATION in annotations:  # only a changed spec makes a device restart anything
         spec = {**spec, "restartedAt": annotations[RESTARTED_AT_ANNOTATION]}
-    revision = spec_hash({"spec": spec, "labels": labels, "annotations": annotations})
+    identity = {"spec": spec, "labels": labels, "annotations": annotations}
+    revision = spec_hash({**identity, "overrides": [*overrides]} if overrides else identity)
     return Template(
         spec=spec,
         spec_hash=spec_hash(spec),
@@ -256,6 +235,7 @@ def project_template(deployment: str, raw: Mapping[str, Any]) -> Template:
         revision=revision.removeprefix("sha256:")[:10],
         managed=managed_keys(labels, annotations),
         raw=raw,
+        overrides=tuple(overrides),
     )
 
 

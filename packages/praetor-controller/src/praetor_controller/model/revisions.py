@@ -86,10 +86,21 @@ class RevisionChanges:
 
 def template_of(revision: Mapping[str, Any]) -> dict[str, Any]:
     """Return the template that *revision*, a raw ControllerRevision, holds, as spec.template takes it; {} if none."""
-    part: object = revision
-    for name in ("data", "spec", "template"):  # other clients may write it, too
-        part = part.get(name) if isinstance(part, Mapping) else None
+    part = _data_of(revision).get("template")
     return dict(part) if isinstance(part, Mapping) else {}
+
+
+def overrides_of(revision: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the overrides that *revision*, a raw ControllerRevision, holds, as spec.overrides takes them."""
+    part = _data_of(revision).get("overrides")
+    return [dict(each) for each in part if isinstance(each, Mapping)] if isinstance(part, list) else []
+
+
+def _data_of(revision: Mapping[str, Any]) -> Mapping[str, Any]:
+    part: object = revision
+    for name in ("data", "spec"):  # other clients may write it, too
+        part = part.get(name) if isinstance(part, Mapping) else None
+    return part if isinstance(part, Mapping) else {}
 
 
 def project_revision(obj: Mapping[str, Any]) -> RevisionRow:
@@ -108,7 +119,7 @@ def project_revision(obj: Mapping[str, Any]) -> RevisionRow:
         resource_version=metadata.get("resourceVersion", ""),
         owner=owner.get("uid"),
         number=number,
-        template=project_template(owner.get("name", ""), template_of(obj)),
+        template=project_template(owner.get("name", ""), template_of(obj), overrides_of(obj)),
         started_at=started_at if started_at is not None else epoch(metadata.get("creationTimestamp")) or 0.0,
         change_cause=clean_text(annotations.get(CHANGE_CAUSE_ANNOTATION) or ""),
         waves=parse_wave_record(annotations.get(WAVES_ANNOTATION) or "", number),
@@ -143,7 +154,7 @@ def with_stored_template(deployment: DeploymentRow, revisions: Sequence[Revision
 
 
 def _meaning(template: Template) -> tuple[object, ...]:
-    return _normal(template.spec), template.labels, template.annotations
+    return _normal(template.spec), template.labels, template.annotations, _normal([*template.overrides])
 
 
 def _normal(value: Any) -> Any:
@@ -252,6 +263,11 @@ def _manifest(deployment: DeploymentRow, number: int, now: datetime) -> dict[str
             "annotations": _annotations(deployment, now),
             "ownerReferences": [owner_reference(deployment)],
         },
-        "data": json.loads(canonical_json({"spec": {"template": deployment.template.raw}})),
+        "data": json.loads(canonical_json({"spec": _data(deployment.template)})),
         "revision": number,
     }
+
+
+def _data(template: Template) -> dict[str, Any]:
+    overrides = {"overrides": [*template.overrides]} if template.overrides else {}
+    return {"template": template.raw} | overrides

@@ -7,11 +7,13 @@ Times are in seconds since the epoch. What an object alone decides is computed h
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
+from praetor_api.canonical import spec_hash
 from praetor_api.kube.objects import (
     Condition,
     FactRequirement,
@@ -22,6 +24,8 @@ from praetor_api.kube.objects import (
     UpdateStrategy,
 )
 from praetor_api.spec import DeviceKind
+from praetor_api.values import references_of
+from praetor_controller.model.overrides import OverrideChoice, merged_spec, override_fault
 from praetor_controller.model.selectors import Matches
 
 LabelItems = frozenset[tuple[str, str]]
@@ -146,7 +150,11 @@ class RolloutPolicy:
 
 @frozen(kw_only=True)
 class Template:
-    """What every process is to be. *spec* is as stored, so that fields of a newer API survive; *raw* is all of it."""
+    """What every process is to be. *spec* is as stored, so that fields of a newer API survive; *raw* is all of it.
+
+    *overrides* are what some devices get instead, as stored. A template that is resolved for a device has none:
+    *applied* are the indices of those that are in its spec, and *fault* is why that spec cannot be given to a device.
+    """
 
     spec: Mapping[str, Any]
     spec_hash: str
@@ -155,6 +163,51 @@ class Template:
     revision: str = ""
     managed: str = ""
     raw: Mapping[str, Any] = {}
+    overrides: Sequence[Mapping[str, Any]] = ()
+    applied: Sequence[int] = ()
+    fault: str = ""
+
+    @cached_property
+    def _choice(self) -> OverrideChoice:
+        return OverrideChoice(self.overrides)
+
+    @cached_property
+    def _resolved(self) -> dict[tuple[int, ...], Template]:
+        return {}
+
+    @cached_property
+    def refers(self) -> bool:
+        """Whether it, or an override of it, refers to values outside of it."""
+        return any(references_of(each) for each in (self.spec, *self.overrides))
+
+    def applying(self, labels: Mapping[str, str]) -> tuple[int, ...]:
+        """Return the indices of the overrides that a device with *labels* gets."""
+        return self._choice.matching(labels) if self.overrides else ()
+
+    def applied_to(self, labels: Sequence[Mapping[str, str]]) -> list[tuple[int, ...]]:
+        """Return applying() for each of *labels*."""
+        return self._choice.matching_each(labels)
+
+    def resolved(self, labels: Mapping[str, str]) -> Template:
+        """Return what a device with *labels* gets: one object for all devices with the same overrides."""
+        return self.with_overrides(self.applying(labels))
+
+    def with_overrides(self, applied: tuple[int, ...]) -> Template:
+        """Return what a device gets that these overrides match, by their indices."""
+        if not applied:
+            return self
+        found = self._resolved.get(applied)
+        if found is None:
+            spec = merged_spec(self.spec, [self.overrides[index] for index in applied])
+            found = self._resolved[applied] = evolve(
+                self,
+                spec=spec,
+                spec_hash=spec_hash(spec),
+                overrides=(),
+                applied=applied,
+                fault=override_fault(spec, self.overrides, applied),
+            )
+        return found
 
 
 @frozen(kw_only=True)

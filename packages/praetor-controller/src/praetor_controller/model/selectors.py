@@ -48,6 +48,11 @@ def compile_fact_selector(selector: FactSelector | None) -> Callable[[LabelSet |
     return lambda facts: facts is not None and matches(facts)
 
 
+def asked_labels(selector: LabelSelector) -> frozenset[str]:
+    """Return the keys of the labels that *selector* compares."""
+    return frozenset((*selector.match_labels, *(each.key for each in selector.match_expressions)))
+
+
 def asked_facts(selector: FactSelector) -> frozenset[str]:
     """Return the names of the facts that *selector* compares."""
     return frozenset((*selector.match_labels, *(each.key for each in selector.match_expressions)))

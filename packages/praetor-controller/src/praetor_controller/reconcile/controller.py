@@ -16,7 +16,6 @@ from praetor_api.kube.client.errors import Conflict, KubeError
 from praetor_api.kube.client.resource import Key
 from praetor_api.kube.runtime.clock import Clock
 from praetor_api.kube.runtime.workqueue import Workqueue
-from praetor_api.values import references_of
 from praetor_controller.errors import NotLeading
 from praetor_controller.metrics import Metrics
 from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow
@@ -30,7 +29,7 @@ from praetor_controller.reconcile.predicates import (
 )
 from praetor_controller.reconcile.reconciler import DeploymentReconciler
 from praetor_controller.reconcile.state import DirtySet
-from praetor_controller.rollout.neighbours import has_budgets, words
+from praetor_controller.rollout.neighbours import commands, has_budgets
 
 _COOLDOWN_FACTOR = 4.0
 """The cooldown of a deployment after a pass, as a multiple of how long the pass took."""
@@ -134,9 +133,11 @@ class Controller:
         impact = deployment_impact(old, new)
         self._add(key, impact)
         if impact is not Impact.STATUS:
-            commands = {words(row) for row in (old, new) if row is not None}
+            known = frozenset[tuple[str, ...]]().union(*(commands(row) for row in (old, new) if row is not None))
             for other in self._cache.deployments.by_index(BY_NAMESPACE, key.namespace):
-                if other.name != key.name and words(other) in commands:  # it may overlap with this one, or no more
+                if other.name != key.name and not known.isdisjoint(
+                    commands(other)
+                ):  # it may overlap with this one, or no more
                     self._add(_key(other))
         if impact is not Impact.STATUS and any(row is not None and has_budgets(row) for row in (old, new)):
             others = self._cache.deployments.by_index(BY_NAMESPACE, key.namespace)
@@ -145,7 +146,7 @@ class Controller:
     def _on_device(self, key: Key, old: DeviceRow | None, new: DeviceRow | None) -> None:
         for deployment in self._cache.deployments.by_index(BY_NAMESPACE, key.namespace):
             matched, matches = (row is not None and deployment.selects(row) for row in (old, new))
-            reads_facts = deployment.reads_facts or bool(references_of(deployment.template.spec))
+            reads_facts = deployment.reads_facts or deployment.template.refers
             impact = device_impact(old, new, matched=matched, matches=matches, reads_facts=reads_facts)
             self._add_dirty(_key(deployment), key.name, impact)
 

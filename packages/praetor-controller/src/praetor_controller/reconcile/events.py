@@ -25,6 +25,8 @@ class EventReason(StrEnum):
     REMOVAL_HELD = "RemovalHeld"
     WAVE_MATCHES_NOTHING = "WaveMatchesNothing"
     WAVE_HAS_NO_ELIGIBLE_DEVICE = "WaveHasNoEligibleDevice"
+    OVERRIDE_INVALID = "OverrideInvalid"
+    WAVE_UNCHANGED = "WaveUnchanged"
     WAVE_LOST_ITS_DEVICES = "WaveLostItsDevices"
     WAVE_FAILED = "WaveFailed"
     BUDGET_MATCHES_NOTHING = "BudgetMatchesNothing"
@@ -49,6 +51,7 @@ _TRANSITIONS = {
     DeploymentReason.NO_DEVICES: ("Warning", EventReason.NO_DEVICES),
     DeploymentReason.WAVE_MATCHES_NOTHING: ("Warning", EventReason.WAVE_MATCHES_NOTHING),
     DeploymentReason.WAVE_HAS_NO_ELIGIBLE_DEVICE: ("Warning", EventReason.WAVE_HAS_NO_ELIGIBLE_DEVICE),
+    DeploymentReason.WAVE_UNCHANGED: ("Warning", EventReason.WAVE_UNCHANGED),
     DeploymentReason.WAVE_LOST_ITS_DEVICES: ("Warning", EventReason.WAVE_LOST_ITS_DEVICES),
     DeploymentReason.WAVE_FAILED: ("Warning", EventReason.WAVE_FAILED),
     DeploymentReason.BUDGET_MATCHES_NOTHING: ("Warning", EventReason.BUDGET_MATCHES_NOTHING),
@@ -58,6 +61,7 @@ _TRANSITIONS = {
 _ADDED = (
     (ConditionType.REMOVAL_HELD, EventReason.REMOVAL_HELD),
     (ConditionType.OVERLAP, EventReason.OVERLAP),
+    (ConditionType.OVERRIDE_INVALID, EventReason.OVERRIDE_INVALID),
     (ConditionType.KINDS_MISSING, EventReason.KINDS_MISSING),
 )
 """Conditions that are there only while there is something to say: the first time is an event."""

@@ -19,8 +19,9 @@ from praetor_api.values import DeviceFields, Reference, missing_references, refe
 from praetor_controller.model.annotations import deployment_label
 from praetor_controller.model.requirements import NO_FACTS, shown_fact, unmet
 from praetor_controller.model.revisions import RevisionRow, find_revision, proven_stamps
-from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow
+from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow, Template
 from praetor_controller.model.selectors import asked_facts
+from praetor_controller.model.specs import variants
 from praetor_controller.model.wave_record import WaveRecord
 from praetor_controller.reconcile.state import SETTLE_S, ReconcilerState
 from praetor_controller.rollout.neighbours import (
@@ -71,7 +72,8 @@ def build_snapshot(
     uid, wanted = deployment.uid, deployment.template.spec_hash
     newest = find_revision(sources.revisions, deployment.template.revision)
     matching = _judged([device for device in devices if deployment.selects(device)], deployment.policy.requirements)
-    matching = _resolved(matching, references_of(deployment.template.spec))
+    matching = _resolved(matching, deployment.template)
+    found_variants = variants((deployment.template, current), matching)
     processes = [row for row in sources.processes if row.owner == uid and row.namespace == deployment.namespace]
     membership = _Membership(matching, processes, state, now.steady, SETTLE_S if watching else 0.0)
     neighbours = tuple(sources.neighbours)
@@ -109,6 +111,10 @@ def build_snapshot(
         proven=proven_stamps(sources.revisions, deployment.status.current_revision),
         current=current,
         current_stored_as=frozenset(state.stored_as.get(current.spec_hash, ()) if current else ()),
+        variants=found_variants,
+        variants_stored_as={each: frozenset(found) for each, found in state.stored_as.items() if found}
+        if found_variants
+        else {},
         down_elsewhere=down.devices,
         elsewhere_changes_at=down.changes_at,
         shared_budgets=shared,
@@ -137,16 +143,24 @@ def _judged(devices: list[DeviceRow], requirements: Sequence[FactRequirement]) -
     return found
 
 
-def _resolved(devices: list[DeviceRow], references: Sequence[Reference]) -> list[DeviceRow]:
-    """Return *devices* with what they lack of *references*, as the gateway will find it, too.
+def _resolved(devices: list[DeviceRow], template: Template) -> list[DeviceRow]:
+    """Return *devices* with what they lack of what *template* gives them refers to, as the gateway will find it, too.
 
     What is in ConfigMaps it alone may read: it says so on the first processes that get the template.
     """
-    needed = [each for each in references if not each.optional and each.source is None]
-    if not needed:
+    if not template.refers:
         return devices
+    known: dict[str, list[Reference]] = {}  # by the hash of a spec
     found = []
     for device in devices:
+        own = template.resolved(device.labels)
+        if own.spec_hash not in known:
+            references = references_of(own.spec)
+            known[own.spec_hash] = [each for each in references if not each.optional and each.source is None]
+        needed = known[own.spec_hash]
+        if not needed:
+            found.append(device)
+            continue
         fields = DeviceFields(
             name=referenced_device(device.name)[1],
             namespace=device.namespace,

@@ -8,7 +8,7 @@ the template does. The status records which revision that is, so a restarted con
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 from attrs import frozen
 
@@ -22,6 +22,7 @@ from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow
 from praetor_controller.rollout.assignment import Assignment
 from praetor_controller.rollout.availability import Availability
 from praetor_controller.rollout.status import was_rolled_out
+from praetor_controller.rollout.updated import Updated
 
 _SHOWN = 3
 _PATH = "spec.failurePolicy.maxFailures"
@@ -42,7 +43,7 @@ class Stop:
 def stopped(
     deployment: DeploymentRow,
     assignment: Assignment,
-    hashes: Collection[str],
+    updated: Updated,
     now: float,
     judged_since: float | None,
     *,
@@ -50,9 +51,9 @@ def stopped(
 ) -> tuple[Stop | None, float]:
     """Return why the rollout stops (None while it goes on), and when time alone may stop it (epoch; inf: never).
 
-    *hashes* are those of specs of the update revision. *judged_since* is since when a gateway judges the devices
-    (epoch): while none does (None), no device is found to have failed, and then each has its whole time again.
-    InvalidDeployment for a bad limit.
+    *updated* are the devices that have what the update revision gives them. *judged_since* is since when a gateway
+    judges the devices (epoch): while none does (None), no device is found to have failed, and then each has its whole
+    time again. InvalidDeployment for a bad limit.
     """
     policy = deployment.policy.failure_policy
     if policy is None or deployment.strategy is StrategyType.ON_DELETE:
@@ -61,11 +62,15 @@ def stopped(
     remembered = _remembered(deployment, can_roll_back=can_roll_back)
     if remembered is not None or judged_since is None or deployment.policy.paused or was_rolled_out(deployment):
         return remembered, math.inf
-    failures, available = Failures(deployment, hashes, now, judged_since), Availability.AVAILABLE
+    failures, available = Failures(deployment, now, judged_since), Availability.AVAILABLE
     failed = [
         (device.name, why)
-        for device, process, availability in assignment
-        if availability is not available and process is not None and (why := failures.of(device, process, availability))
+        for number, (device, process, availability) in enumerate(assignment)
+        if availability is not available
+        and process is not None
+        and updated.all[number]
+        and not updated.is_unchanged(number)
+        and (why := failures.of(device, process, availability))
     ]
     if len(failed) <= limit:
         return None, failures.next_deadline
@@ -74,19 +79,18 @@ def stopped(
 
 
 class Failures:
-    """Which devices failed at the revision whose specs have one of *hashes*."""
+    """Which of the devices that have what the update revision gives them failed with it."""
 
-    def __init__(self, deployment: DeploymentRow, hashes: Collection[str], now: float, judged_since: float) -> None:
-        self._hashes = hashes
+    def __init__(self, deployment: DeploymentRow, now: float, judged_since: float) -> None:
         self._now = now
         self._judged_since = judged_since
         self._deadline_s = float(deployment.policy.progress_deadline_seconds)
-        self._reboots = REBOOT_FEATURE in features_needed(deployment.template.spec)
+        self._reboots = REBOOT_FEATURE in features_needed(deployment.template.spec)  # no override changes that
         self.next_deadline = math.inf  # when the first of those that are not ready yet fails
 
     def of(self, device: DeviceRow, process: ProcessRow, availability: Availability | None) -> str:
-        """Return why *device* failed; empty when it did not."""
-        if process.spec_hash not in self._hashes or process.ready_since is not None:
+        """Return why *device*, which has its spec, failed; empty when it did not."""
+        if process.ready_since is not None:
             return ""
         if process.terminating or device.maintained(self._now):
             return ""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from attrs import field, frozen
 
@@ -112,9 +113,15 @@ def _down(neighbour: Neighbour, devices: Mapping[str, DeviceRow], now: float) ->
             yield process.device, process.available_at(min_ready_s)
 
 
-def words(deployment: DeploymentRow) -> tuple[str, ...]:
-    """Return the command of *deployment* with its arguments; empty when its image says what to run."""
-    execution = deployment.template.spec.get("execution") or {}
+def commands(deployment: DeploymentRow) -> frozenset[tuple[str, ...]]:
+    """Return the commands of *deployment* with their arguments, by any of its overrides; without what an image runs."""
+    template = deployment.template
+    specs = (template.spec, *(template.with_overrides((index,)).spec for index in range(len(template.overrides))))
+    return frozenset(map(_words, specs)) - {()}
+
+
+def _words(spec: Mapping[str, Any]) -> tuple[str, ...]:
+    execution = spec.get("execution") or {}
     return (*(execution.get("command") or ()), *(execution.get("args") or ()))
 
 
@@ -123,11 +130,22 @@ def overlap(deployment: DeploymentRow, others: Iterable[DeploymentRow], devices:
 
     Two of one program on a device are in each other's way, as at a port: no selector was meant to do that.
     """
-    mine = words(deployment)
-    same = [each for each in others if each.uid != deployment.uid and mine and words(each) == mine]
+    mine = commands(deployment)
+    same = [each for each in others if each.uid != deployment.uid and not mine.isdisjoint(commands(each))]
     if not same:
         return ""
     matching = [row for row in devices if deployment.selects(row)]
-    counted = ((each.name, sum(each.selects(row) for row in matching)) for each in same)
+    counted = (
+        (each.name, sum(each.selects(row) and _same_command(deployment, each, row) for row in matching))
+        for each in same
+    )
     found = [f"{name} on {count} device{'' if count == 1 else 's'}" for name, count in sorted(counted) if count]
     return f"the same command is run by {', '.join(found)}; let the selectors share no device" if found else ""
+
+
+def _same_command(one: DeploymentRow, other: DeploymentRow, device: DeviceRow) -> bool:
+    """Return whether both would run the same command on *device*."""
+    if not (one.template.overrides or other.template.overrides):
+        return True
+    wanted, found = (_words(each.template.resolved(device.labels).spec) for each in (one, other))
+    return wanted == found != ()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from operator import attrgetter
 
@@ -20,7 +20,7 @@ from praetor_api.kube.objects import Budget, StrategyType
 from praetor_controller.errors import InvalidDeployment
 from praetor_controller.model.actions import Create, Delete, Update
 from praetor_controller.model.amounts import max_unavailable
-from praetor_controller.model.rows import Template
+from praetor_controller.model.specs import Specs
 from praetor_controller.rollout.admission import Admission, admit
 from praetor_controller.rollout.assignment import Assignment, assign
 from praetor_controller.rollout.availability import Availability
@@ -28,8 +28,17 @@ from praetor_controller.rollout.budgets import Domains, matches_nothing
 from praetor_controller.rollout.failure_policy import Failures, Stop, stopped
 from praetor_controller.rollout.reasons import Reason, ReasonCode, Reasons
 from praetor_controller.rollout.removals import Removals, removal_limit, removals
-from praetor_controller.rollout.snapshot import Aggregate, Counts, GatewayState, Plan, Snapshot, delete_refusal_key
+from praetor_controller.rollout.snapshot import (
+    Aggregate,
+    Counts,
+    GatewayState,
+    Plan,
+    Snapshot,
+    delete_refusal_key,
+    specs_of,
+)
 from praetor_controller.rollout.status import FleetSummary, fault_status, refusal_text, rollout_status, was_rolled_out
+from praetor_controller.rollout.updated import Updated
 from praetor_controller.rollout.verdicts import (
     Context,
     Step,
@@ -81,18 +90,21 @@ class _Writes:
 
 
 def _planned(snapshot: Snapshot, now: datetime) -> Plan:
-    of_all = withheld_from_all(snapshot)
-    snapshot = with_withheld(snapshot, of_all)
+    specs = specs_of(snapshot, snapshot.deployment.template, snapshot.stored_as)
+    of_all = withheld_from_all(snapshot, specs)
+    snapshot = with_withheld(snapshot, specs, of_all)
     deployment, ahead_s = snapshot.deployment, snapshot.ahead_s
     at, since = now.timestamp() + ahead_s, snapshot.rollout_since.timestamp()
     domains = _domains(snapshot)
     assignment = assign(snapshot.devices, snapshot.processes, float(deployment.policy.min_ready_seconds), at)
     limit = max_unavailable(deployment.max_unavailable, assignment.desired)
-    stop, stop_at = _stop(snapshot, assignment, at)
-    target, hashes = _target(snapshot, stop)
-    progress = _wave_progress(snapshot, assignment, stop, at)
-    waves = _waves(snapshot, assignment, stop, progress)
-    context = Context.of(snapshot, at, hashes, waves)
+    updated = Updated.of(specs, snapshot, assignment)
+    stop, stop_at = _stop(snapshot, assignment, updated, at)
+    target = _target(snapshot, specs, stop)
+    progress = _wave_progress(snapshot, specs, assignment, updated, stop, at)
+    waves = _waves(snapshot, assignment, updated, stop, progress)
+    on_target = updated.all if target is specs else target.run_by(assignment.hashes)
+    context = Context.of(snapshot, at, target, on_target, waves)
     verdicts = classify_all(context, assignment)
     if snapshot.gateway is not GatewayState.JUDGING:
         verdicts = without_steps(verdicts, Reason(ReasonCode.GATEWAY_UNAVAILABLE))
@@ -104,7 +116,7 @@ def _planned(snapshot: Snapshot, now: datetime) -> Plan:
     writes = _writes(context, target, assignment, verdicts, admission, leave)
     reasons = _reasons(verdicts, admission)
 
-    counts, available_at = _counts(snapshot, assignment, verdicts, context.min_ready_s)
+    counts, available_at = _counts(snapshot, assignment, verdicts, updated, context.min_ready_s)
     progress_at = _progress_at(context, assignment, verdicts)
     summary = FleetSummary(
         counts=counts,
@@ -122,6 +134,7 @@ def _planned(snapshot: Snapshot, now: datetime) -> Plan:
         rolled_back=stop.rollback if stop else False,
         gateway=snapshot.gateway,
         kept=_kept(assignment, reasons, verdicts.others),
+        invalid=context.faults,
         refused=refusal_text(deployment.name, snapshot.refusals, snapshot.retry_at),
     )
     status, deadline = rollout_status(deployment, summary, now)
@@ -135,7 +148,8 @@ def _planned(snapshot: Snapshot, now: datetime) -> Plan:
     }
     recheck_at = _earliest(recheck, at)
     moves = summary.kept or waves or stop or writes.offer or admission.refused
-    steady = not (moves or of_all) and _is_steady(snapshot, counts)  # what one device says of all is not by itself
+    shared = of_all or context.faults  # what one device says of all, or the status of several
+    steady = not (moves or shared) and _is_steady(snapshot, counts)
     # Before a rollback begins the status must say so: the failures that call for it go away with it.
     # And before anything else changes it must say that removals are held: with new processes, not all would leave.
     rolls_back = stop is not None and stop.rollback and not stop.remembered
@@ -164,26 +178,24 @@ def _domains(snapshot: Snapshot) -> Domains:
     return Domains(budgets, devices, snapshot.down_elsewhere, shared)
 
 
-def _update_hashes(snapshot: Snapshot) -> frozenset[str]:
-    return snapshot.stored_as | {snapshot.deployment.template.spec_hash}
-
-
-def _stop(snapshot: Snapshot, assignment: Assignment, at: float) -> tuple[Stop | None, float]:
+def _stop(snapshot: Snapshot, assignment: Assignment, updated: Updated, at: float) -> tuple[Stop | None, float]:
     deployment, current = snapshot.deployment, snapshot.current
     can_roll_back = current is not None and current.revision != deployment.template.revision
     judged_since = snapshot.judged_since if snapshot.gateway is GatewayState.JUDGING else None
-    return stopped(deployment, assignment, _update_hashes(snapshot), at, judged_since, can_roll_back=can_roll_back)
+    return stopped(deployment, assignment, updated, at, judged_since, can_roll_back=can_roll_back)
 
 
-def _target(snapshot: Snapshot, stop: Stop | None) -> tuple[Template, frozenset[str]]:
-    """Return what devices of open waves shall run, and the hashes of its spec."""
+def _target(snapshot: Snapshot, specs: Specs, stop: Stop | None) -> Specs:
+    """Return what devices of open waves shall run."""
     current = snapshot.current
     if stop is not None and stop.rollback and current is not None:
-        return current, snapshot.current_stored_as | {current.spec_hash}
-    return snapshot.deployment.template, _update_hashes(snapshot)
+        return specs_of(snapshot, current, snapshot.current_stored_as)
+    return specs
 
 
-def _wave_progress(snapshot: Snapshot, assignment: Assignment, stop: Stop | None, at: float) -> WaveProgress | None:
+def _wave_progress(
+    snapshot: Snapshot, specs: Specs, assignment: Assignment, updated: Updated, stop: Stop | None, at: float
+) -> WaveProgress | None:
     """Return how far the waves of the template are; None without waves, and when they matter no more."""
     deployment = snapshot.deployment
     rolling = deployment.strategy is StrategyType.ROLLING_UPDATE
@@ -191,14 +203,15 @@ def _wave_progress(snapshot: Snapshot, assignment: Assignment, stop: Stop | None
     if not rolling or over or not deployment.policy.update_strategy.rolling_update.waves:
         return None
     since = (snapshot.revision_since or snapshot.rollout_since).timestamp()
-    hashes, judged = _update_hashes(snapshot), snapshot.gateway is GatewayState.JUDGING
-    failures = Failures(deployment, hashes, at, snapshot.judged_since) if judged else None
-    is_first = snapshot.current is None and not _moves(assignment, hashes)
+    judged = snapshot.gateway is GatewayState.JUDGING
+    failures = Failures(deployment, at, snapshot.judged_since) if judged else None
+    is_first = snapshot.current is None and not _moves(assignment, updated)
     stamp, record = snapshot.revision_stamp, snapshot.wave_record
     return wave_progress(
         deployment,
         assignment,
-        hashes,
+        updated,
+        specs.faults(),
         at,
         since,
         since if stamp is None else stamp,
@@ -210,30 +223,34 @@ def _wave_progress(snapshot: Snapshot, assignment: Assignment, stop: Stop | None
 
 
 def _waves(
-    snapshot: Snapshot, assignment: Assignment, stop: Stop | None, progress: WaveProgress | None
+    snapshot: Snapshot,
+    assignment: Assignment,
+    updated: Updated,
+    stop: Stop | None,
+    progress: WaveProgress | None,
 ) -> WaveProgress | None:
     """Return which waves are open; None when all devices may have the target."""
     if stop is not None:
         halted = Reason(ReasonCode.PAUSED, "the failure policy stopped the revision")
         return None if stop.rollback else WaveProgress(blocker=halted)
-    stormy = _in_storm(assignment, _update_hashes(snapshot))
+    stormy = _in_storm(assignment, updated)
     if stormy:
         return WaveProgress(blocker=Reason(ReasonCode.FLEET_SILENT, f"{stormy} with the revision"))
     unmatched = _unmatched_budget(snapshot)
-    if unmatched is None or not _moves(assignment, _update_hashes(snapshot)):
+    if unmatched is None or not _moves(assignment, updated):
         return progress
     return WaveProgress(blocker=Reason(ReasonCode.BUDGET_MATCHES_NOTHING, ",".join(unmatched.group_by)))
 
 
-def _in_storm(assignment: Assignment, hashes: Collection[str]) -> int:
+def _in_storm(assignment: Assignment, updated: Updated) -> int:
     """Return how many devices fell silent with many others before the new revision settled on them."""
     return sum(
-        process is not None
+        has
+        and process is not None
         and process.in_storm
-        and process.spec_hash in hashes
         and process.settled_since is None
         and process.fetched is not False
-        for process in assignment.processes
+        for process, has in zip(assignment.processes, updated.all, strict=True)
     )
 
 
@@ -245,14 +262,14 @@ def _unmatched_budget(snapshot: Snapshot) -> Budget | None:
     return next((each for each in budgets if matches_nothing(each, snapshot.devices)), None)
 
 
-def _moves(assignment: Assignment, hashes: Collection[str]) -> bool:
-    """Return whether any device has another revision than that of *hashes*."""
-    return any(each is not None and each not in hashes for each in assignment.hashes)
+def _moves(assignment: Assignment, updated: Updated) -> bool:
+    """Return whether any device has another spec than the template gives it."""
+    return any(not has and each is not None for each, has in zip(assignment.hashes, updated.all, strict=True))
 
 
 def _writes(
     context: Context,
-    target: Template,
+    target: Specs,
     assignment: Assignment,
     verdicts: Verdicts,
     admission: Admission,
@@ -268,30 +285,29 @@ def _writes(
     for number in verdicts.with_step(Step.CREATE, Step.CREATE_CURRENT, Step.UPDATE):
         verdict, process, name = verdicts.all[number], processes[number], assignment.names[number]
         if process is not None:
-            updates[number] = Update(process, target, wave=wave(number))
+            updates[number] = Update(process, target.of(name), wave=wave(number))
         elif verdict.step is Step.CREATE:
-            creates.append(Create(name, verdict.name, target, wave(number)))
+            creates.append(Create(name, verdict.name, target.of(name), wave(number)))
         else:
-            creates.append(Create(name, verdict.name, snapshot.current or target))
+            creates.append(Create(name, verdict.name, context.current_of(number)))
     updates |= _metadata_updates(context, target, assignment, verdicts)
     ordered = [updates[number] for number in sorted(updates)]
     ordered += [
-        Update(process, target, wave=wave(number))
+        Update(process, target.of(assignment.names[number]), wave=wave(number))
         for number in admission.admitted
         if (process := processes[number]) is not None
     ]
     return _Writes(deletes=_deletes(snapshot, assignment, leave), updates=ordered, creates=creates)
 
 
-def _metadata_updates(
-    context: Context, target: Template, assignment: Assignment, verdicts: Verdicts
-) -> dict[int, Update]:
+def _metadata_updates(context: Context, specs: Specs, assignment: Assignment, verdicts: Verdicts) -> dict[int, Update]:
     """Return what gives processes of the target its labels and annotations, by the number of the device."""
     if context.paused or context.strategy is StrategyType.ON_DELETE:
         return {}
+    target = specs.template
     revision, managed, labels, annotations = target.revision, target.managed, target.labels, target.annotations
     return {
-        number: Update(process, target, spec=False)
+        number: Update(process, specs.of(process.device), spec=False)
         for number, (process, verdict) in enumerate(zip(assignment.processes, verdicts.all, strict=True))
         if process is not None
         and verdict.on_target
@@ -325,13 +341,15 @@ def _reasons(verdicts: Verdicts, admission: Admission) -> list[Reason]:
     return reasons
 
 
-def _counts(snapshot: Snapshot, assignment: Assignment, verdicts: Verdicts, min_ready_s: float) -> tuple[Counts, float]:
+def _counts(
+    snapshot: Snapshot, assignment: Assignment, verdicts: Verdicts, updated: Updated, min_ready_s: float
+) -> tuple[Counts, float]:
     """Return the counts, and when the first of the devices that are ready becomes available (inf: none does).
 
     A device that was ready before the controller began to watch is shown as available, as it was likely shown before,
     though no rollout relies on it yet.
     """
-    available, specs = assignment.availabilities.count(Availability.AVAILABLE), Counter(assignment.hashes)
+    available = assignment.availabilities.count(Availability.AVAILABLE)
     processes, availabilities, unavailable = assignment.processes, assignment.availabilities, Availability.UNAVAILABLE
     ready = [
         process
@@ -344,8 +362,8 @@ def _counts(snapshot: Snapshot, assignment: Assignment, verdicts: Verdicts, min_
     shown = available + sum(process.available_at(0.0) <= watched_since for process in ready)
     counts = Counts(
         desired=assignment.desired,
-        current=len(assignment.devices) - specs[None],
-        updated=sum(specs[each] for each in _update_hashes(snapshot)),
+        current=len(assignment.devices) - assignment.hashes.count(None),
+        updated=updated.all.count(True),
         ready=available + len(ready),
         available=shown,
     )

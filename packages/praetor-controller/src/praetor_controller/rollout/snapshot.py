@@ -13,6 +13,7 @@ from attrs import field, frozen
 from praetor_api.kube.objects import Budget, Condition, LabelSelector
 from praetor_controller.model.actions import Action
 from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow, Template
+from praetor_controller.model.specs import Specs
 from praetor_controller.model.wave_record import WaveRecord
 from praetor_controller.rollout.reasons import Reason, ReasonCode
 
@@ -80,6 +81,8 @@ class Snapshot:
     proven: the revisions that were rolled out, and before which stamp each of these rollouts made its offers.
     current: the template of the revision that was rolled out last; None when it is unknown.
     current_stored_as: as *stored_as*, for *current*.
+    variants: what the overrides of these templates make of them for the *devices*, as model.specs files it.
+    variants_stored_as: as *stored_as*, for the *variants*, by the hash of what was written.
     down_elsewhere: devices of the namespace, matching or not, that neighbours (other deployments) have down.
     elsewhere_changes_at: when time alone may change *down_elsewhere*, in seconds since the epoch (inf: never).
     shared_budgets: budgets of neighbours that match some of the *devices*.
@@ -112,6 +115,8 @@ class Snapshot:
     proven: Mapping[str, float] = field(factory=dict)
     current: Template | None = None
     current_stored_as: frozenset[str] = frozenset()
+    variants: Mapping[str, Template] = field(factory=dict)
+    variants_stored_as: Mapping[str, frozenset[str]] = field(factory=dict)
     down_elsewhere: Sequence[DeviceRow] = ()
     elsewhere_changes_at: float = math.inf
     shared_budgets: Sequence[SharedBudget] = ()
@@ -124,6 +129,12 @@ class Snapshot:
     removed: Sequence[DeviceRow] = ()
     removals_change_at: float = math.inf
     left_behind: Mapping[str, str] = field(factory=dict)
+
+
+def specs_of(snapshot: Snapshot, template: Template, stored_as: frozenset[str]) -> Specs:
+    """Return what *template*, which the API stores as *stored_as*, too, gives the devices of *snapshot*."""
+    stored = {**snapshot.variants_stored_as, template.spec_hash: stored_as}
+    return Specs(template, snapshot.devices, stored, snapshot.variants)
 
 
 def delete_refusal_key(process: ProcessRow) -> str:

@@ -18,7 +18,7 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from attrs import evolve, frozen
+from attrs import evolve, field, frozen
 
 from praetor_api.conditions import ConditionType, DeploymentReason
 from praetor_api.kube.codec import encode, format_time
@@ -67,6 +67,10 @@ _APPROVE = "check that the revision is good, then: praetorctl rollout approve"
 _HOLDS = {
     ReasonCode.WAVE_MATCHES_NOTHING: "no device matches wave {}; correct its selector, or set allowEmpty",
     ReasonCode.BUDGET_MATCHES_NOTHING: "no device has the labels of budget {}; correct groupBy, or set allowEmpty",
+    ReasonCode.WAVE_UNCHANGED: (
+        "the overrides change nothing for the devices of wave {}; add a device that they change, set allowEmpty, or: "
+        "praetorctl rollout approve"
+    ),
     ReasonCode.WAVE_LOST_ITS_DEVICES: f"wave {{}} lost its devices before it was passed; {_APPROVE}",
     ReasonCode.WAVE_FAILED: f"wave {{}}, and these devices left; {_APPROVE}",
 }
@@ -97,6 +101,7 @@ class FleetSummary:
     longer match and keep their process, because more than *removal_limit* do, or only because of their facts
     (*held_by_facts*). *withheld*: no device would be given what the template refers to. *stopped* is why the failure
     policy stopped the revision, empty when it did not; *rolled_back*: devices go back to the current revision.
+    *invalid* are devices that cannot be given what the overrides make of the template, and why.
     """
 
     counts: Counts
@@ -115,6 +120,7 @@ class FleetSummary:
     gateway: GatewayState = GatewayState.JUDGING
     refused: str = ""
     kept: str = ""
+    invalid: Mapping[str, str] = field(factory=dict)
 
 
 @frozen
@@ -146,6 +152,7 @@ def rollout_status(
     conditions = _removal_held(conditions, deployment, summary, now)
     conditions = _gateway_available(conditions, deployment, summary, now)
     conditions = _writes_refused(conditions, deployment, summary.refused, now)
+    conditions = _override_invalid(conditions, deployment, summary, now)
     status = RolloutStatus(
         observed_generation=deployment.generation,
         counts=summary.counts,
@@ -365,6 +372,19 @@ def _writes_refused(
         return without_condition(conditions, ConditionType.WRITES_REFUSED)
     state = _ConditionState(ConditionStatus.TRUE, DeploymentReason.REFUSED_BY_API, refused)
     return _set(conditions, ConditionType.WRITES_REFUSED, state, deployment.generation, now)
+
+
+def _override_invalid(
+    conditions: tuple[Condition, ...], deployment: DeploymentRow, summary: FleetSummary, now: datetime
+) -> tuple[Condition, ...]:
+    names = sorted(summary.invalid)
+    if not names:
+        return without_condition(conditions, ConditionType.OVERRIDE_INVALID)
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    keeps = "1 device keeps what it has" if len(names) == 1 else f"{len(names)} devices keep what they have"
+    message = f"{keeps} ({', '.join(names[:_SHOWN])}{more}): {summary.invalid[names[0]]}"
+    state = _ConditionState(ConditionStatus.TRUE, DeploymentReason.INVALID_SPEC, message)
+    return _set(conditions, ConditionType.OVERRIDE_INVALID, state, deployment.generation, now)
 
 
 def _removal_held(

@@ -15,7 +15,7 @@ when the strategy changes.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from itertools import product
@@ -29,7 +29,8 @@ from praetor_api.names import hashed_process_name, process_name
 from praetor_api.protocol import features_needed
 from praetor_api.values import lacks_an_object, references_of
 from praetor_controller.model.requirements import NO_FACTS
-from praetor_controller.model.rows import DeviceRow, ProcessRow
+from praetor_controller.model.rows import DeviceRow, ProcessRow, Template
+from praetor_controller.model.specs import Specs, variant_key
 from praetor_controller.rollout.assignment import Assignment
 from praetor_controller.rollout.availability import OVERTAKEN, Availability, blamed_until, offline_since
 from praetor_controller.rollout.reasons import Reason, ReasonCode
@@ -59,6 +60,7 @@ class Gate(StrEnum):
     PAUSED = "`spec.paused`"
     ON_DELETE = "`OnDelete`"
     UNMET = "it does not meet `spec.requirements`, or has not reported its facts"
+    INVALID = "what the overrides make of the template for it cannot run"
     HELD = "the device holds updates, its agent is too old, or it lacks a value"
     WAVE = "its wave is closed"
     WAVE_CURRENT = "its wave is closed, and a revision was rolled out before"
@@ -143,6 +145,7 @@ TABLE: tuple[Rule, ...] = (
     Rule((_NOTHING,), (Gate.REFUSED,), _NO_PROCESS, ReasonCode.CANNOT_CONVERGE),
     Rule((_NOTHING,), (Gate.PAUSED,), _NO_PROCESS, ReasonCode.PAUSED),
     Rule((_NOTHING,), (Gate.UNMET,), _NO_PROCESS, ReasonCode.REQUIREMENT_NOT_MET),
+    Rule((_NOTHING,), (Gate.INVALID,), _NO_PROCESS, ReasonCode.OVERRIDE_INVALID),
     Rule((_NOTHING,), (Gate.HELD,), _NO_PROCESS, ReasonCode.AGENT_TOO_OLD),
     Rule((_NOTHING,), (Gate.WAVE,), _NO_PROCESS, None),
     Rule((_NOTHING,), (Gate.NAME_LEFTOVER,), _NO_PROCESS, ReasonCode.TERMINATING),
@@ -168,6 +171,8 @@ TABLE: tuple[Rule, ...] = (
     Rule((_OTHER,), (Gate.ON_DELETE,), _ANY, ReasonCode.WAITING_FOR_DELETION),
     Rule((_OTHER,), (Gate.UNMET,), (*_DOWN, Health.SILENT), ReasonCode.REQUIREMENT_NOT_MET, Cost.UNTIL_DEADLINE),
     Rule((_OTHER,), (Gate.UNMET,), (Health.AVAILABLE, *_DEFERRED), ReasonCode.REQUIREMENT_NOT_MET),
+    Rule((_OTHER,), (Gate.INVALID,), (*_DOWN, Health.SILENT), ReasonCode.OVERRIDE_INVALID, Cost.UNTIL_DEADLINE),
+    Rule((_OTHER,), (Gate.INVALID,), (Health.AVAILABLE, *_DEFERRED), ReasonCode.OVERRIDE_INVALID),
     Rule((_OTHER,), (Gate.HELD,), (*_DOWN, Health.SILENT), ReasonCode.UPDATE_HELD, Cost.UNTIL_DEADLINE),
     Rule((_OTHER,), (Gate.HELD,), (Health.AVAILABLE, *_DEFERRED), ReasonCode.UPDATE_HELD),
     Rule((_OTHER,), (Gate.WAVE,), (*_DOWN, Health.SILENT), None, Cost.UNTIL_DEADLINE),
@@ -205,12 +210,15 @@ class Verdict:
 class Context:
     """What the verdicts of one pass depend on besides the device. *at* is now, in seconds since the epoch.
 
-    *hashes* are those of specs that are the target. *waves* is None when every device may have the target.
+    *target* is what devices are to have, *on_target* which have it, in their order, and *faults* why some cannot.
+    *waves* is None when every device may have the target.
     """
 
     snapshot: Snapshot
     at: float
-    hashes: frozenset[str]
+    target: Specs
+    on_target: Sequence[bool]
+    faults: Mapping[str, str]
     waves: WaveProgress | None
     strategy: StrategyType
     paused: bool
@@ -218,19 +226,30 @@ class Context:
     deadline_s: float
 
     @classmethod
-    def of(cls, snapshot: Snapshot, at: float, hashes: frozenset[str], waves: WaveProgress | None) -> Context:
+    def of(
+        cls, snapshot: Snapshot, at: float, target: Specs, on_target: Sequence[bool], waves: WaveProgress | None
+    ) -> Context:
         """Return the context of a pass over *snapshot*."""
         policy = snapshot.deployment.policy
         return cls(
             snapshot=snapshot,
             at=at,
-            hashes=hashes,
+            target=target,
+            on_target=on_target,
+            faults=target.faults(),
             waves=waves,
             strategy=snapshot.deployment.strategy,
             paused=policy.paused,
             min_ready_s=float(policy.min_ready_seconds),
             deadline_s=float(policy.progress_deadline_seconds),
         )
+
+    def current_of(self, number: int) -> Template:
+        """Return what the device at *number* gets while its wave is closed: that of the current revision."""
+        device, current = self.snapshot.devices[number], self.snapshot.current or self.target.template
+        applied = current.applying(device.labels)
+        known = self.snapshot.variants.get(variant_key(current, applied)) if applied else current
+        return known or current.with_overrides(applied)
 
     def closed(self, number: int) -> Reason | None:
         """Return why the wave of the device at *number* is closed; None when it is open."""
@@ -252,8 +271,8 @@ class Verdicts:
 
 def classify_all(context: Context, assignment: Assignment) -> Verdicts:
     """Return the verdict of each device."""
-    hashes, in_flight, refusals = context.hashes, context.snapshot.in_flight, context.snapshot.refusals
-    outdated = _Outdated(context)
+    on_target, in_flight, refusals = context.on_target, context.snapshot.in_flight, context.snapshot.refusals
+    outdated, faults = _Outdated(context), context.faults
     verdicts: list[Verdict] = []
     for number, (device, process, availability) in enumerate(assignment):
         plain = (
@@ -261,9 +280,13 @@ def classify_all(context: Context, assignment: Assignment) -> Verdicts:
             and availability is _AVAILABLE
             and not (process.terminating or device.in_maintenance or device.name in in_flight)
         )
-        if plain and process is not None and process.spec_hash in hashes:
+        if plain and on_target[number]:
             verdicts.append(_UP_TO_DATE)
-        elif plain and process is not None and not (process.held or device.unmet or device.name in refusals):
+        elif (
+            plain
+            and process is not None
+            and not (process.held or device.unmet or device.name in refusals or (faults and device.name in faults))
+        ):
             verdicts.append(outdated.verdict or outdated.of(number))
         else:
             verdicts.append(classify(context, number, device, process, availability))
@@ -309,7 +332,7 @@ def classify(
     if process is None or availability is None:
         gate, name = _gate_of_creation(context, number, device)
         return _verdict(context, RULES[_NOTHING, gate, None], number, device, None, name)
-    runs = _TARGET if process.spec_hash in context.hashes else _OTHER
+    runs = _TARGET if context.on_target[number] else _OTHER
     gate = _gate_of_update(context, number, device, process, runs)
     key = runs, gate, _health(context, device, process, availability, runs)
     return _SHARED.get(key) or _verdict(context, RULES[key], number, device, process)
@@ -328,10 +351,12 @@ def _gate_of_creation(context: Context, number: int, device: DeviceRow) -> tuple
         return Gate.PAUSED, ""
     if device.unmet:
         return Gate.UNMET, ""
+    if name in context.faults:
+        return Gate.INVALID, ""
     if device.withheld:
         return Gate.HELD, ""
     closed = context.closed(number) is not None
-    if closed and snapshot.current is None:
+    if closed and (snapshot.current is None or context.current_of(number).fault):
         return Gate.WAVE, ""
     wanted = process_name(snapshot.deployment.name, name)
     if wanted in snapshot.taken_names:  # rare, and the leftovers are among these
@@ -361,6 +386,8 @@ def _gate_of_update(context: Context, number: int, device: DeviceRow, process: P
     gate = _gate(context)
     if device.unmet and gate in _MAY_UPDATE:
         return Gate.UNMET
+    if device.name in context.faults and gate in _MAY_UPDATE:
+        return Gate.INVALID
     if process.held and process.held != OVERTAKEN and gate in _MAY_UPDATE:
         return Gate.HELD
     closed = gate in _MAY_UPDATE and context.waves is not None and context.waves.closed(number) is not None
@@ -442,25 +469,26 @@ _WITHHELD = (ReasonCode.AGENT_TOO_OLD, ReasonCode.REFERENCE_MISSING, ReasonCode.
 _BY_GATEWAY = tuple(f"{code}(" for code in _WITHHELD)
 
 
-def with_withheld(snapshot: Snapshot, of_all: str = "") -> Snapshot:
-    """Return *snapshot* with the processes held whose devices the gateway would not send the template.
+def with_withheld(snapshot: Snapshot, specs: Specs, of_all: Mapping[str, str]) -> Snapshot:
+    """Return *snapshot* with the processes held whose devices the gateway would not send what *specs* give them.
 
     Their agents do not know a feature that it needs, or they lack a value that it refers to. All would take it at once
     when that changes. *of_all* is withheld_from_all() of the snapshot.
     """
-    needed = features_needed(snapshot.deployment.template.spec)
-    why = {
-        device.name: device.missing or of_all
-        if needed <= device.features
-        else str(Reason(ReasonCode.AGENT_TOO_OLD, ",".join(sorted(needed - device.features))))
-        for device in snapshot.devices
-        if of_all or device.missing or not needed <= device.features
-    }
-    hashes = {snapshot.deployment.template.spec_hash, *snapshot.stored_as}
+    why: dict[str, str] = {}
+    for template, devices in specs.groups():
+        needed, withheld = features_needed(template.spec), of_all.get(template.spec_hash, "")
+        why |= {
+            device.name: device.missing or withheld
+            if needed <= device.features
+            else str(Reason(ReasonCode.AGENT_TOO_OLD, ",".join(sorted(needed - device.features))))
+            for device in devices
+            if withheld or device.missing or not needed <= device.features
+        }
     overtaken = {
         process.uid
         for process in snapshot.processes
-        if process.held.startswith(_BY_GATEWAY) and process.spec_hash not in hashes and process.device not in why
+        if process.held.startswith(_BY_GATEWAY) and process.device not in why and not specs.runs(process)
     }
     if not why and not overtaken:
         return snapshot
@@ -468,35 +496,43 @@ def with_withheld(snapshot: Snapshot, of_all: str = "") -> Snapshot:
         evolve(device, withheld=why[device.name]) if device.name in why and device.connected else device
         for device in snapshot.devices
     ]
-    on_target = why if not of_all else {device.name for device in snapshot.devices if device.missing}
+    missing = {device.name for device in snapshot.devices if device.missing} if of_all else frozenset()
+    on_target = why if not of_all else {name for name in why if not of_all.get(specs.of(name).spec_hash)} | missing
     processes = [
         evolve(process, held=OVERTAKEN)
         if process.uid in overtaken
         else evolve(process, held=why[process.device])
-        if process.device in (on_target if process.spec_hash in hashes else why)
+        if process.device in why and process.device in (on_target if specs.runs(process) else why)
         else process
         for process in snapshot.processes
     ]
     return evolve(snapshot, devices=devices, processes=processes)
 
 
-def withheld_from_all(snapshot: Snapshot) -> str:
-    """Return why no device would be sent the template, as those say that have it already; empty when nothing does.
+def withheld_from_all(snapshot: Snapshot, specs: Specs) -> Mapping[str, str]:
+    """Return why no device would be sent what it is to be given, as those say that have it, by the hash of the spec.
 
-    The controller cannot read what the template refers to. What is missing in the namespace is missing for all. What
-    is refused to those that have the template is refused to all, unless one of them runs it.
+    The controller cannot read what a template refers to. What is missing in the namespace is missing for all. What is
+    refused to those that have a spec is refused to all that would get it, unless one of them runs it. Devices with
+    other overrides may lack nothing.
     """
-    template = snapshot.deployment.template
-    if not any(each.source is not None for each in references_of(template.spec)):
-        return ""
-    hashes = {template.spec_hash, *snapshot.stored_as}
-    on_target = [each for each in snapshot.processes if each.spec_hash in hashes]
+    found = {}
+    for template, devices in specs.groups():
+        if any(each.source is not None for each in references_of(template.spec)):
+            names = {device.name for device in devices} if specs.varies else None
+            has = [each for each in snapshot.processes if (names is None or each.device in names) and specs.runs(each)]
+            if why := _withheld_from(devices, has):
+                found[template.spec_hash] = why
+    return found
+
+
+def _withheld_from(devices: Sequence[DeviceRow], on_target: Sequence[ProcessRow]) -> str:
     for process in on_target:
         if process.held and lacks_an_object(process.held):
             return process.held
     if any(each.observed and not each.held for each in on_target):
         return ""
-    maintained = {device.name for device in snapshot.devices if device.in_maintenance}
+    maintained = {device.name for device in devices if device.in_maintenance}
     refused = f"{ReasonCode.REFERENCE_REFUSED}("
     said = (each.held for each in on_target if each.device not in maintained)
     return next((each for each in said if each.startswith(refused)), "")
@@ -517,6 +553,8 @@ def _detail(context: Context, rule: Rule, device: DeviceRow, process: ProcessRow
             return f"{name} belongs to another owner or to none"
         case ReasonCode.REQUIREMENT_NOT_MET:
             return device.unmet
+        case ReasonCode.OVERRIDE_INVALID:
+            return context.faults[device.name]
         case ReasonCode.AGENT_TOO_OLD:
             return device.withheld
         case ReasonCode.WAITING_FOR_REMOVAL:

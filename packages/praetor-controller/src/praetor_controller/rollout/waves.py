@@ -7,7 +7,8 @@ first wave that selects it and has room, reachable devices first, then by name; 
 A wave opens when in every wave before it enough devices were available for long enough, and when it is approved, if it
 needs that. It stays open once one of its devices has got the revision, and a wave that was passed stays so. Devices in
 maintenance, those that hold updates or do not meet the requirements, and those offline since before the last write are
-not counted; but a wave of only such devices has shown nothing, and the next one waits.
+not counted; but a wave of only such devices has shown nothing, and the next one waits. So does one after a wave whose
+devices the new overrides leave as they are, unless it allows to be empty.
 
 A wave that no device matches holds those after it, unless it allows that: its selector may be a mistake. So does one
 that lost all its devices, until it is approved. A device whose process failed at the revision stays counted when it
@@ -19,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from attrs import evolve, field, frozen, mutable
@@ -35,6 +36,7 @@ from praetor_controller.rollout.availability import OVERTAKEN, Availability, bla
 from praetor_controller.rollout.failure_policy import Failures
 from praetor_controller.rollout.reasons import Reason, ReasonCode
 from praetor_controller.rollout.snapshot import WaveState
+from praetor_controller.rollout.updated import Updated
 
 REST = "(rest)"
 """Name of the last wave; the CRD allows no wave of a spec this name."""
@@ -84,6 +86,7 @@ class _Members:
     matched: bool = True
     passed: bool = False
     devices: int = 0
+    unchanged: int = 0  # devices that the rollout gives nothing
     counted: int = 0
     available_at: list[float] = field(factory=list)
     started: bool = False
@@ -91,9 +94,16 @@ class _Members:
 
     @property
     def needed(self) -> int:
+        if self.is_idle and self.wave.allow_empty:
+            return 0
         threshold = self.wave.success_threshold
         counted = self.counted + len(self.failed)
         return max(1, math.ceil(counted * threshold / 100)) if (self.devices or self.failed) and threshold else 0
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the rollout changes none of its devices, and so can show nothing on them."""
+        return self.unchanged == self.devices > 0 and not self.failed
 
     def state(self, *, open: bool) -> WaveState:
         available = len(self.available_at)
@@ -111,7 +121,8 @@ class _Members:
 def wave_progress(
     deployment: DeploymentRow,
     assignment: Assignment,
-    hashes: Collection[str],
+    updated: Updated,
+    faults: Mapping[str, str],
     now: float,
     since: float,
     stamp: float,
@@ -123,13 +134,14 @@ def wave_progress(
 ) -> WaveProgress:
     """Return how far the waves are at *now* of a rollout that began at *since*, in seconds since the epoch.
 
-    *hashes* are those of specs that are the target, and *stamp* the least one of its offers. *record* is what is
+    *updated* are the devices that have the target, *faults* why some cannot get it, and *stamp* is the least one of its
+    offers. *record* is what is
     remembered of the waves. *failures* says which devices failed, None while no gateway judges them. *is_first*: no
     device has another revision, and none was rolled out before. *proven* is that of the snapshot. InvalidDeployment for
     a bad limit or selector.
     """
     waves = deployment.policy.update_strategy.rolling_update.waves
-    devices = _Devices(deployment, assignment, hashes, now, stamp, proven)
+    devices = _Devices(deployment, assignment, updated, faults, now, stamp, proven)
     place, matched = _place(waves, devices)
     let_pass = {each.name for each in waves if _token(deployment, each, record.number) in deployment.approved}
     members = [
@@ -147,6 +159,8 @@ def wave_progress(
                 group.available_at.append(available_at)
         if wave == group.wave.name:
             group.started = True
+    for index, is_unchanged in zip(place, updated.unchanged, strict=False):  # of none, where all are changed
+        members[index].unchanged += is_unchanged
     failed = _failed(members, place, devices, assignment, failures, record)
     progress = _opened(deployment, members, place, now, since, record, is_first=is_first)
     record = WaveRecord(
@@ -171,7 +185,7 @@ def _failed(
     known = {each.uid: each for each in record.failed}
     counted: set[str] = set()
     for number, (device, process, availability) in enumerate(assignment):
-        if process is None or not devices.updated[number]:
+        if process is None or not devices.updated[number] or devices.is_unchanged(number):
             continue
         if devices.available_at[number] is not None:
             known.pop(process.uid, None)
@@ -204,15 +218,17 @@ def _is_failed(process: ProcessRow) -> bool:
 class _Devices:
     """What decides about waves in each device, in the order of the devices.
 
-    *updated*: it has the target. *counted*: waves wait for it. *available_at* is when an updated device became
-    available. *recorded* is the name of the wave that an updated device got the target in.
+    *updated*: it has the target. *is_unchanged*: it had before. *counted*: waves wait for it. *available_at* is
+    when an updated device became available. *recorded* is the name of the wave that an updated device got the target
+    in.
     """
 
     def __init__(
         self,
         deployment: DeploymentRow,
         assignment: Assignment,
-        hashes: Collection[str],
+        updated: Updated,
+        faults: Mapping[str, str],
         now: float,
         stamp: float,
         proven: Mapping[str, float],
@@ -225,25 +241,28 @@ class _Devices:
         self._stamp = stamp
         self._names = assignment.names
         self.rows = assignment.devices
-        self.updated = [each in hashes for each in assignment.hashes]
+        self._faults = faults
+        self.updated = updated.all
+        self.is_unchanged = updated.is_unchanged
+        self._unchanged = updated.unchanged
         available = Availability.AVAILABLE  # looked up once: in Python 3.11 each look-up in an enumeration is a call
         self.counted = [
             not (device.in_maintenance and device.maintained(now))
             and not (process is not None and process.terminating and process.kept_at <= now)
-            and (
-                (updated and availability is available) or self._counts(device, process, availability, updated=updated)
-            )
-            for (device, process, availability), updated in zip(assignment, self.updated, strict=True)
+            and ((has and availability is available) or self._counts(device, process, availability, updated=has))
+            for (device, process, availability), has in zip(assignment, self.updated, strict=True)
         ]
+        for number in (number for number, same in enumerate(updated.unchanged) if same):
+            self.counted[number] = False
         self.available_at = [
             (process.ready_since or 0.0) + self._min_ready_s
-            if updated and process is not None and availability is available and not process.terminating
+            if has and process is not None and availability is available and not process.terminating
             else None
-            for (_, process, availability), updated in zip(assignment, self.updated, strict=True)
+            for (_, process, availability), has in zip(assignment, self.updated, strict=True)
         ]
         self.recorded = [
-            self.wave_of(process) if updated and process is not None else ""
-            for process, updated in zip(assignment.processes, self.updated, strict=True)
+            self.wave_of(process) if has and process is not None else ""
+            for process, has in zip(assignment.processes, self.updated, strict=True)
         ]
 
     def wave_of(self, process: ProcessRow) -> str:
@@ -255,7 +274,7 @@ class _Devices:
     def _counts(
         self, device: DeviceRow, process: ProcessRow | None, availability: Availability | None, *, updated: bool
     ) -> bool:
-        if device.unmet and not updated:
+        if (device.unmet or device.name in self._faults) and not updated:
             return False
         if process is not None and process.held == OVERTAKEN:
             return True
@@ -270,7 +289,19 @@ class _Devices:
         left = [number for number, index in enumerate(place) if index == _NONE]
         left.sort(key=self._names.__getitem__)
         left.sort(key=self._rank)
+        if self._unchanged:
+            left.sort(key=self._unchanged.__getitem__)
         return left
+
+    def taken_by(self, takes: Matches) -> list[bool]:
+        """Return of each device that *takes* selects whether a wave may be passed by it."""
+        if not (self._faults or self._unchanged):
+            return [not device.unmet for device in self.rows if takes(device.labels)]
+        return [
+            not (device.unmet or device.name in self._faults or self.is_unchanged(number))
+            for number, device in enumerate(self.rows)
+            if takes(device.labels)
+        ]
 
     def _rank(self, number: int) -> tuple[bool, bool, bool]:
         return not self.updated[number], not self.counted[number], self.rows[number].connected is None
@@ -312,8 +343,8 @@ def _fill(
 def _limit(index: int, wave: Wave, devices: _Devices, takes: Matches) -> float:
     if wave.limit is None:
         return math.inf
-    unmet = [device.unmet for device in devices.rows if takes(device.labels)] if isinstance(wave.limit, str) else []
-    candidates = sum(not each for each in unmet) or len(unmet)  # a wave that none may pass is not one without a device
+    may_pass = devices.taken_by(takes) if isinstance(wave.limit, str) else []
+    candidates = sum(may_pass) or len(may_pass)  # a wave that none may pass is not one without a device
     return amount(wave.limit, candidates, f"{_PATH}[{index}].limit")
 
 
@@ -373,7 +404,7 @@ def _gates(
         if reason is not None:
             return reason, 0.0
         reached_at = sorted(group.available_at)[group.needed - 1] if group.needed else since
-        ends_at = reached_at + group.wave.soak_seconds if group.devices else 0.0
+        ends_at = reached_at + group.wave.soak_seconds if group.devices > group.unchanged or group.failed else 0.0
         if ends_at > now:
             until = format_time(datetime.fromtimestamp(ends_at, UTC))
             return Reason(ReasonCode.SOAKING, f"{group.wave.name} until {until}"), ends_at
@@ -399,6 +430,8 @@ def _short(group: _Members) -> Reason | None:
     if group.failed:
         return Reason(ReasonCode.WAVE_FAILED, _with_failed(group, detail))
     if not group.counted:
+        if group.is_idle:
+            return Reason(ReasonCode.WAVE_UNCHANGED, group.wave.name)
         return Reason(ReasonCode.WAVE_HAS_NO_ELIGIBLE_DEVICE, group.wave.name)
     return Reason(ReasonCode.WAITING_FOR_WAVE, detail)
 

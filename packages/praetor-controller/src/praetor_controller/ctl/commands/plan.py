@@ -98,9 +98,11 @@ async def _forecast(cluster: Cluster, manifest: dict[str, Any], ready_after_s: f
     model = ForecastModel(inventory, processes, deployment, cluster.clock.now())
     refusal = await _refusal(cluster, model)
     result = forecast(model, ready_after_s)
-    template = deployment["spec"]["template"]["spec"]
-    result.warnings += refusal + await reference_warnings(cluster, template)
-    result.files = file_changes(before, template)
+    specs = [after for _, after in model.spec_changes(before)]
+    missing = [each for spec in specs for each in await reference_warnings(cluster, spec)]
+    result.warnings += refusal + tuple(dict.fromkeys(missing))
+    changes = (file_changes(*each) for each in model.spec_changes(before))
+    result.files = tuple(dict.fromkeys(change for found in changes for change in found))
     return result
 
 
@@ -129,7 +131,7 @@ async def _refusal(cluster: Cluster, model: ForecastModel) -> tuple[str, ...]:
 
 
 async def _as_stored(cluster: Cluster, manifest: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the process spec that is stored, empty if none is, and the deployment as the API would store it."""
+    """Return the spec that is stored, empty if none is, and the deployment as the API would store it."""
     key = Key(cluster.namespace, manifest["metadata"]["name"])
     try:
         stored = await cluster.api.get(DEVICE_PROCESS_DEPLOYMENTS, key)
@@ -141,7 +143,7 @@ async def _as_stored(cluster: Cluster, manifest: dict[str, Any]) -> tuple[dict[s
     patched = await cluster.api.patch(
         DEVICE_PROCESS_DEPLOYMENTS, key, patch, patch_type=PatchType.JSON, field_manager=FIELD_MANAGER
     )
-    return stored["spec"]["template"]["spec"], patched
+    return stored["spec"], patched
 
 
 def _namespace(target: Target, manifests: list[dict[str, Any]]) -> str | None:

@@ -19,6 +19,7 @@ from praetor_controller.ctl.errors import CommandFailed
 from praetor_controller.ctl.forecast.references import read_objects
 from praetor_controller.ctl.kinds import get_device, kind_of
 from praetor_controller.ctl.output import OutputFormat, for_people, output_option, structured, warn
+from praetor_controller.model.overrides import PATH
 from praetor_controller.model.projection import project_deployment, project_device
 
 
@@ -30,6 +31,7 @@ from praetor_controller.model.projection import project_deployment, project_devi
 async def render(cluster: Cluster, deployment: str, device: str, output: str) -> str:
     """Show the command, arguments, environment and files that DEVICE gets from a deployment.
 
+    Of a deployment with overrides also those that apply to DEVICE, the first of which wins, and the artifact.
     References are resolved from the device and the ConfigMaps as they are stored now, and $(NAME) is expanded,
     by the rules of the gateway and the agent. Secrets are not read, and not shown. Files from ConfigMaps and Secrets
     are named without their contents. Nothing is written. What the device adds to the environment, such as PATH and
@@ -38,9 +40,13 @@ async def render(cluster: Cluster, deployment: str, device: str, output: str) ->
     stored = await cluster.api.get(DEVICE_PROCESS_DEPLOYMENTS, Key(cluster.namespace, deployment))
     found_device = await get_device(cluster, device)
     row = project_device(found_device, kind_of(found_device))
-    if not project_deployment(stored).selects(row):
+    found_deployment = project_deployment(stored)
+    if not found_deployment.selects(row):
         warn(f"{deployment} does not select {device}; shown is what it would get")
-    spec = stored["spec"]["template"]["spec"]
+    template = found_deployment.template.resolved(row.labels)
+    if template.fault:
+        raise CommandFailed(f"{deployment}: {template.fault}; {device} keeps what it runs")
+    spec = template.spec
     fields = DeviceFields(
         name=found_device["metadata"]["name"],
         namespace=row.namespace,
@@ -63,7 +69,10 @@ async def render(cluster: Cluster, deployment: str, device: str, output: str) ->
         started = started_with(execution, found.values)
     except (WireError, ExpansionError) as e:
         raise CommandFailed(f"{deployment}: {e}") from e
-    shown: dict[str, object] = {"command": [*started.command], "args": [*started.args], "env": dict(started.env)}
+    shown: dict[str, object] = {}
+    if found_deployment.template.overrides:
+        shown = {"overrides": [f"{PATH}[{index}]" for index in template.applied], "artifact": spec.get("artifact")}
+    shown |= {"command": [*started.command], "args": [*started.args], "env": dict(started.env)}
     files = spec["execution"].get("files")
     if files:
         held = found.files.by_path if found.files is not None else {}

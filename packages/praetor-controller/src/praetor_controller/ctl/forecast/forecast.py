@@ -50,7 +50,8 @@ class Forecast:
     the spec, and *warnings* are what in it is probably a mistake.
 
     *waves* are the devices that get the template, by wave, if there are waves. *domains* are the most devices that are
-    unavailable at once, by the number of a budget and the domain. *files* are those of the process that change.
+    unavailable at once, by the number of a budget and the domain. *overrides* are how many devices each one matches,
+    and *files* those of the process that change.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Forecast:
     fault: str = ""
     warnings: tuple[str, ...] = ()
     files: tuple[FileChange, ...] = ()
+    overrides: Mapping[str, int] = field(factory=dict)
     complete: bool = True
 
 
@@ -74,6 +76,7 @@ def forecast(model: ForecastModel, ready_after_s: float) -> Forecast:
     result = Forecast(
         name=model.deployment.name,
         warnings=model.warnings(),
+        overrides=model.overrides(),
         budgets=tuple(f"{','.join(each.group_by)}: maxUnavailable {each.max_unavailable}" for each in budgets),
     )
     began, idle = model.now, 0
@@ -164,6 +167,7 @@ def forecast_text(result: Forecast, output: str, max_steps: int) -> str:
         )
         lines.append(f"unavailable at most: {result.unavailable_at_most} of {result.devices} devices")
         lines += [_budget_line(result, number, words) for number, words in enumerate(result.budgets)]
+    lines += [f"{name}: {counted(count, 'device')}" for name, count in result.overrides.items()]
     up = result.devices - len(result.left)
     end = "at the end" if result.complete else f"after {MAX_STEPS} steps, where the forecast stops"
     lines.append(f"{end}: {up} of {result.devices} devices are up to date")
@@ -218,6 +222,7 @@ def forecast_data(result: Forecast) -> dict[str, Any]:
             for each in result.steps
         ],
         "waves": result.waves,
+        "overrides": dict(result.overrides),
         "budgets": [
             {
                 "budget": words,

@@ -17,13 +17,14 @@ from praetor_api.conditions import ConditionType
 from praetor_api.kube.client.patches import apply_json_patch, apply_merge_patch
 from praetor_api.kube.client.resource import Key
 from praetor_api.kube.codec import format_time
-from praetor_controller.ctl.forecast.warnings import spec_warnings
+from praetor_controller.ctl.forecast.warnings import covered_by, spec_warnings
 from praetor_controller.ctl.inventory import Inventory
 from praetor_controller.ctl.output import names_of
 from praetor_controller.errors import InvalidDeployment
 from praetor_controller.model.actions import Action, Create, Delete, Update
 from praetor_controller.model.manifests import process_manifest, process_patch
-from praetor_controller.model.projection import project_deployment, project_process
+from praetor_controller.model.overrides import PATH
+from praetor_controller.model.projection import project_deployment, project_process, project_template
 from praetor_controller.model.revisions import project_revision, revision_changes
 from praetor_controller.model.rows import DeviceRow, ProcessRow
 from praetor_controller.model.wave_record import WaveRecord
@@ -102,6 +103,25 @@ class ForecastModel:
                 "once, or only their facts do not; they keep their processes until praetorctl rollout approve --removal"
             )
         return tuple(found)
+
+    def overrides(self) -> dict[str, int]:
+        """Return how many of the devices that match each override of the template applies to."""
+        covered = covered_by(self.deployment.template, self._matching())
+        return {f"{PATH}[{index}]": len(devices) for index, devices in covered.items()}
+
+    def spec_changes(self, before: Mapping[str, Any]) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+        """Return what devices get by *before*, a deployment's spec, and now: each pair once, as process specs.
+
+        That of the templates alone where no device matches.
+        """
+        name, template = self.deployment.name, self.deployment.template
+        old = project_template(name, before.get("template") or {}, before.get("overrides") or ())
+        labels = [row.labels for row in self._matching()] or [{}]
+        pairs = [(old.resolved(each), template.resolved(each)) for each in labels]
+        return [*{(one.spec_hash, two.spec_hash): (one.spec, two.spec) for one, two in pairs}.values()]
+
+    def _matching(self) -> list[DeviceRow]:
+        return [row for row in self._inventory.devices.values() if self.deployment.selects(row)]
 
     def _remember(self, record: WaveRecord) -> None:
         uid, revision = self.deployment.uid, self.deployment.template.revision

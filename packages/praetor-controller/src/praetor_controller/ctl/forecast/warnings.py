@@ -3,15 +3,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TypeAlias
 
 from praetor_api.conditions import DeploymentReason
 from praetor_api.kube.objects import LabelSelector, StrategyType
 from praetor_controller.model.amounts import max_unavailable
-from praetor_controller.model.rows import DeploymentRow, DeviceRow
+from praetor_controller.model.overrides import PATH, set_fields
+from praetor_controller.model.rows import DeploymentRow, DeviceRow, Template
 from praetor_controller.model.selectors import compile_selector
 from praetor_controller.rollout.budgets import matches_nothing
 from praetor_controller.rollout.reasons import ReasonCode
+
+_Covered: TypeAlias = Mapping[int, Sequence[DeviceRow]]
 
 _PATH = "spec.updateStrategy.rollingUpdate"
 
@@ -37,6 +41,7 @@ def spec_warnings(deployment: DeploymentRow, devices: Iterable[DeviceRow]) -> It
                 f"{ReasonCode.REQUIREMENT_NOT_MET}: spec.requirements[{index}].fact: no device reports {each.fact!r}; "
                 f"what they report: {known}"
             )
+    yield from _override_warnings(deployment.template, matching)
     rolling = deployment.policy.update_strategy.rolling_update
     if deployment.strategy is not StrategyType.ROLLING_UPDATE:
         if rolling.waves or rolling.budgets:
@@ -58,3 +63,35 @@ def spec_warnings(deployment: DeploymentRow, devices: Iterable[DeviceRow]) -> It
                 f"{DeploymentReason.BUDGET_MATCHES_NOTHING}({keys}): {_PATH}.budgets[{index}].groupBy: no device has "
                 "these labels, so the next revision waits; correct it, or set allowEmpty: true"
             )
+
+
+def covered_by(template: Template, devices: Sequence[DeviceRow]) -> _Covered:
+    """Return which of *devices* each override of *template* matches, by its index."""
+    applied = [(template.applying(row.labels), row) for row in devices]
+    return {index: [row for found, row in applied if index in found] for index in range(len(template.overrides))}
+
+
+def _override_warnings(template: Template, matching: Sequence[DeviceRow]) -> Iterator[str]:
+    fields = [set_fields(each) for each in template.overrides]
+    for index, devices in covered_by(template, matching).items():
+        if not devices:
+            yield (
+                f"{PATH}[{index}].selector: no device of {len(matching)} matches, so it does nothing; correct it, or "
+                "label devices"
+            )
+            continue
+        earlier = {template.applying(row.labels)[: template.applying(row.labels).index(index)] for row in devices}
+        if all(fields[index] <= frozenset[str]().union(*(fields[each] for each in found)) for found in earlier):
+            yield (
+                f"{PATH}[{index}]: earlier overrides set all of its fields on each of its devices, so it does nothing; "
+                "put it before them"
+            )
+        if {"artifact.url"} == fields[index] & {"artifact.url", "artifact.checksumSHA256"} and (
+            (template.spec.get("artifact") or {}).get("checksumSHA256")
+        ):
+            yield (
+                f"{PATH}[{index}].artifact.url: keeps the checksum of the template; write checksumSHA256, too, unless "
+                "it is the same file elsewhere"
+            )
+    faults = {own.fault for own in (template.resolved(row.labels) for row in matching) if own.fault}
+    yield from (f"{ReasonCode.OVERRIDE_INVALID}: {each}; these devices would keep what they have" for each in faults)

@@ -23,7 +23,7 @@ from praetor_controller.rollout.reasons import ReasonCode
 from praetor_controller.rollout.snapshot import Plan, Removal
 
 _CONCURRENCY = 16
-_HELD = (ReasonCode.WAVE_LOST_ITS_DEVICES, ReasonCode.WAVE_FAILED)
+_HELD = (ReasonCode.WAVE_UNCHANGED, ReasonCode.WAVE_LOST_ITS_DEVICES, ReasonCode.WAVE_FAILED)
 
 
 @click.command("approve")
