@@ -10,12 +10,15 @@ from types import BuiltinMethodType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import pytest
+from starlette.types import Receive, Scope, Send
 
 from gateway_testing import GatewayLab, process_object, running_lab
 from praetor_api.conditions import ConditionType
 from praetor_api.kube.client.resource import DEVICE_PROCESSES, Key
 from praetor_api.kube.codec import format_time
 from praetor_gateway.gateway import Gateway
+from praetor_gateway.http.connection import ConnectionLimits
+from praetor_gateway.http.uvicorn import UvicornServer
 
 MOST_BYTES = 2_048
 FEW, MANY = 150, 300
@@ -113,3 +116,14 @@ def bytes_of(gateway: Gateway) -> int:
 async def test_a_device_and_its_process_take_at_most_2_kib() -> None:
     each = (await used(MANY) - await used(FEW)) / (MANY - FEW)
     assert each <= MOST_BYTES
+
+
+async def test_connections_share_the_keys_of_their_attributes() -> None:
+    """A dictionary of its own takes 1.5 KiB of the 8 that a connection takes."""
+    server = UvicornServer(nothing, ConnectionLimits())
+    connections = [server.protocol() for _ in range(3)]
+    assert max(sys.getsizeof(vars(each)) for each in connections) < 600
+
+
+async def nothing(scope: Scope, receive: Receive, send: Send) -> None:
+    raise AssertionError
