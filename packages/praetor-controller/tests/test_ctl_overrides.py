@@ -91,6 +91,11 @@ FILE = {"type": "file", "url": "/tel", "checksumSHA256": "a" * 64}
         ),
         ([override(artifact={"url": "/tel-arm", "checksumSHA256": "b" * 64})], ""),
         (
+            [override(artifact={"url": "/1", "checksumSHA256": "b" * 64}), override(artifact={"url": "/2"})],
+            "spec.overrides[1]: earlier overrides set all of its fields on each of its devices, so it does nothing; "
+            "put it before them",
+        ),
+        (
             [override(workingDir="../x")],
             "OverrideInvalid: spec.overrides[0].execution.workingDir: leads out of the artifact; write an absolute "
             "path, or one inside; these devices would keep what they have",
@@ -99,7 +104,13 @@ FILE = {"type": "file", "url": "/tel", "checksumSHA256": "a" * 64}
 )
 def test_a_plan_warns_of_overrides_that_are_probably_a_mistake(overrides: list[dict[str, Any]], warning: str) -> None:
     data = json.loads(plan(lab_with(), *overrides, template=OLD | {"artifact": FILE}, output="json"))[0]
-    assert data["warnings"] == ([warning] if warning else [])
+    assert (data["warnings"], data["fault"]) == ([warning] if warning else [], "")
+
+
+def test_a_plan_goes_on_with_the_devices_that_an_override_does_not_hold() -> None:
+    *_, covered, end, held = plan(lab_with(), override(command=["bin/tel"])).splitlines()
+    assert (covered, end) == ("spec.overrides[0]: 1 device", "at the end: 1 of 2 devices are up to date")
+    assert held.startswith("    OverrideInvalid: leaf-1 (spec.overrides[0].execution.command: 'bin/tel' is relative")
 
 
 def test_a_plan_warns_of_an_object_that_only_an_override_refers_to() -> None:

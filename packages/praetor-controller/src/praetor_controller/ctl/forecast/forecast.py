@@ -9,7 +9,8 @@ from typing import Any
 
 from attrs import field, frozen, mutable
 
-from praetor_api.conditions import DeploymentReason
+from praetor_api.conditions import ConditionType, DeploymentReason
+from praetor_api.kube.conditions import get_condition
 from praetor_controller.ctl.explain import MEANINGS, by_reason, command_for
 from praetor_controller.ctl.forecast.files import FileChange
 from praetor_controller.ctl.forecast.model import ForecastModel
@@ -135,7 +136,9 @@ def _count(result: Forecast, model: ForecastModel, actions: Sequence[Action]) ->
 
 def _fault(planned: Plan) -> str:
     conditions = planned.status.conditions if planned.status is not None else ()
-    return next((each.message for each in conditions if each.reason == DeploymentReason.INVALID_SPEC), "")
+    progressing = get_condition(conditions, ConditionType.PROGRESSING)
+    is_invalid = progressing is not None and progressing.reason == DeploymentReason.INVALID_SPEC
+    return progressing.message if progressing is not None and is_invalid else ""
 
 
 _COLUMNS: tuple[str | Column, ...] = (

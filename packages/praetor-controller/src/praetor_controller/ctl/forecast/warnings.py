@@ -86,6 +86,7 @@ def _override_warnings(template: Template, matching: Sequence[DeviceRow]) -> Ite
                 f"{PATH}[{index}]: earlier overrides set all of its fields on each of its devices, so it does nothing; "
                 "put it before them"
             )
+            continue
         if {"artifact.url"} == fields[index] & {"artifact.url", "artifact.checksumSHA256"} and (
             (template.spec.get("artifact") or {}).get("checksumSHA256")
         ):
