@@ -53,6 +53,7 @@ class Case:
     failed: tuple[str, ...] = ()
     steady: SteadyState = NOTHING
     judged: bool = True
+    command: str = "v2"
 
 
 def waves(*approved: str) -> DeploymentRow:
@@ -71,6 +72,7 @@ CASES = (
         device={"facts": {"os.version": "11"}},
         steady=LEFT_OUT,
     ),
+    Case(invariant="a_device_is_given_what_its_labels_ask_for", command="v1"),
     Case(invariant="max_unavailable_holds", down="abc"),
     Case(invariant="every_budget_holds", row=deployment("v2", max_unavailable=5, budgets=RACKS), down="ab"),
     Case(invariant="one_process_for_each_device", beside=(process("a", name="tel-a-2"),)),
@@ -146,6 +148,8 @@ def violated(case: Case) -> list[str]:
         new=new,
         takes_down=bool(case.down),
         takes_down_first=bool(case.down),
+        command=case.command,
+        given={"v2"},
     )
     facts = Facts(
         now=NOW,
