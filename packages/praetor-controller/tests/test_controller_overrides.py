@@ -94,6 +94,7 @@ def updated(planned: Plan) -> dict[str, list[str]]:
         pytest.param([], {}, id="none"),
         pytest.param([{"execution": {"command": ["/arm"]}}], {"command": ["/arm"]}, id="a-field"),
         pytest.param([{"execution": {"args": ["x"], "command": None}}], {"args": ["x"]}, id="null-is-absent"),
+        pytest.param([{"execution": {"args": []}}, {"execution": {"args": ["x"]}}], {"args": []}, id="an-empty-list"),
         pytest.param(
             [{"execution": {"args": ["first"]}}, {"execution": {"args": ["second"], "user": "tel"}}],
             {"args": ["first"], "user": "tel"},
@@ -487,11 +488,11 @@ def test_a_revision_holds_the_overrides_and_is_found_again() -> None:
     assert body["data"]["spec"]["overrides"] == [override(command=["/arm"])]
     again = project_revision({**body, "metadata": {**body["metadata"], "uid": "r1"}})
     assert again.template == found.template
-    same = row("/v1", override(command=["/arm"], args=[]))
+    same = row("/v1", override(command=["/arm"]), process={"healthCheck": None})
     assert same.template.revision != found.template.revision
     assert with_stored_template(same, [again]).template is again.template
-    other = row("/v1", override(command=["/arm-2"]))
-    assert with_stored_template(other, [again]) is other
+    for other in (row("/v1", override(command=["/arm-2"])), row("/v1", override(command=["/arm"], args=[]))):
+        assert with_stored_template(other, [again]) is other
     plain = revision_changes(row("/v1"), (), START).create
     assert plain is not None
     assert list(plain["data"]["spec"]) == ["template"]

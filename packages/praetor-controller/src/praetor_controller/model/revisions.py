@@ -154,7 +154,8 @@ def with_stored_template(deployment: DeploymentRow, revisions: Sequence[Revision
 
 
 def _meaning(template: Template) -> tuple[object, ...]:
-    return _normal(template.spec), template.labels, template.annotations, _normal([*template.overrides])
+    overrides = [*template.overrides]  # an empty list in one of them takes the template's away
+    return _normal(template.spec), template.labels, template.annotations, overrides
 
 
 def _normal(value: Any) -> Any:
