@@ -260,3 +260,22 @@ def test_a_program_is_told_of_new_contents_by_reference_and_of_a_file_that_is_go
             assert device.seen().pid == pid
             kept = {path.name: stat.S_IMODE(path.stat().st_mode) for path in device.state.rglob("*") if path.is_file()}
             assert {kept["desired.json"], kept["memory.json"], kept["files.json"]} == {0o600}
+
+
+def test_new_contents_that_cannot_be_written_are_reported_and_written_once_they_can_be(device: Device) -> None:
+    kept = device.root / "kept"
+    told = {"path": str(kept), "configMapKeyRef": {"name": "settings", "key": "a"}, "onChange": "None"}
+    with device.agent():
+        device.give("sleep 1000 & wait", told, **{str(kept): "one"})
+        device.gateway.wait_for(lambda: device.seen().pid is not None, "it runs")
+        pid = device.seen().pid
+        kept.unlink()
+        kept.mkdir()
+        device.give("sleep 1000 & wait", told, **{str(kept): "two"})
+        device.gateway.wait_for(lambda: "is a directory" in (device.seen().error_message or ""), "the reason")
+        device.gateway.wait_for(lambda: device.seen().values_outdated is True, "it lacks the new content")
+        kept.rmdir()
+        until(lambda: kept.is_file() and kept.read_text() == "two", "it is written")
+        device.gateway.wait_for(lambda: device.seen().error_message is None, "the reason is over")
+        device.gateway.wait_for(lambda: not device.seen().values_outdated, "it has the new content")
+        assert device.seen().pid == pid
