@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from praetor_gateway.liveness.detector import DetectorLimits, FailureDetector, Storm
-from praetor_gateway.status.merge import Connected, Silence
+from praetor_gateway.status.connected import Connected, Silence
 
 LIMITS = DetectorLimits(stale_s=45.0, grace_s=60.0, scan_s=5.0, flap_hold_s=30.0)
 

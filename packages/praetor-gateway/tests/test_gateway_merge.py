@@ -23,7 +23,8 @@ from praetor_api.spec import RestartPolicy
 from praetor_gateway.fleet.rows import Projection
 from praetor_gateway.http.desired import render
 from praetor_gateway.status import events, patch
-from praetor_gateway.status.merge import connection, merge, start_time
+from praetor_gateway.status.connected import connection
+from praetor_gateway.status.merge import merge, start_time
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 CURRENT = process_row().spec_hash

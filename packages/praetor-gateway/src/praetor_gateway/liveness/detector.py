@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 from attrs import Factory, define, field, frozen
 
-from praetor_gateway.status.merge import Connected, Silence
+from praetor_gateway.status.connected import Connected, Silence
 
 OWN = ""
 """The observer that is the deciding process itself."""

@@ -16,7 +16,7 @@ from praetor_gateway.fleet.judges import JudgeLease
 from praetor_gateway.fleet.rows import CachedProcess, Row
 from praetor_gateway.liveness.detector import OWN, DetectorLimits, FailureDetector, ScanResult
 from praetor_gateway.liveness.intervals import HandedIntervals
-from praetor_gateway.status.merge import Connected, Silence, connection, fetched_generation, says, shows_absence
+from praetor_gateway.status.connected import Connected, Silence, connection, fetched_generation, says, shows_absence
 from praetor_gateway.status.pending import (
     ABSENCE_DEBOUNCE_S,
     CONNECTED_DEBOUNCE_S,

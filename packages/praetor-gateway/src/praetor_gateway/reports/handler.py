@@ -31,7 +31,8 @@ from praetor_gateway.fleet.rows import CachedProcess
 from praetor_gateway.fleet.session import FACTS
 from praetor_gateway.liveness.tracker import LivenessTracker
 from praetor_gateway.reports.traces import DeviceTraces
-from praetor_gateway.status.merge import merge, start_time, too_old, withholds
+from praetor_gateway.status.findings import too_old, withholds
+from praetor_gateway.status.merge import merge, start_time
 from praetor_gateway.status.pending import AGENT_DEBOUNCE_S, PendingStatuses, StatusKey
 
 MAX_WRITE_DELAY_S = 10.0

@@ -17,7 +17,8 @@ from praetor_api.protocol import Observation
 from praetor_gateway.fleet.devices import DeclaredDevice, DeviceIndex
 from praetor_gateway.fleet.rows import CachedProcess, CachedSwitch, Row
 from praetor_gateway.status import patch
-from praetor_gateway.status.merge import Connected, merge
+from praetor_gateway.status.connected import Connected
+from praetor_gateway.status.merge import merge
 from praetor_gateway.status.patch import StatusPatch
 from praetor_gateway.status.pending import COUNTS_DEBOUNCE_S, PendingStatuses, StatusKey
 from praetor_gateway.status.switch import SwitchFacts, counts, merge_switch

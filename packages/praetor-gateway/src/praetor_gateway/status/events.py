@@ -12,7 +12,7 @@ from attrs import frozen
 from praetor_api.conditions import STORM_EVENT, STORM_OVER_EVENT, ConditionType, ProcessReason
 from praetor_api.kube.conditions import get_condition, is_true
 from praetor_api.kube.objects import Condition, ConditionStatus, DeviceProcessStatus, NetworkSwitchStatus, Phase
-from praetor_gateway.status.merge import connection
+from praetor_gateway.status.connected import connection
 
 AnyStatus: TypeAlias = DeviceProcessStatus | NetworkSwitchStatus
 

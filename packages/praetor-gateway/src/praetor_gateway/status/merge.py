@@ -7,54 +7,24 @@ Text from devices goes into messages only, never into reasons.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from enum import Enum, auto
-from typing import TypeAlias
 
-from attrs import evolve, frozen
+from attrs import evolve
 
 from praetor_api.conditions import ConditionType, ProcessReason
 from praetor_api.kube.codec import parse_time
 from praetor_api.kube.conditions import get_condition, next_condition
 from praetor_api.kube.objects import Condition, ConditionStatus, DeviceProcessStatus, Phase, Reported
-from praetor_api.protocol import ArtifactReason, Observation, PendingReason, RollbackReason
+from praetor_api.protocol import Observation
 from praetor_api.spec import RestartPolicy
-from praetor_api.values import Resolved, lacks_an_object
 from praetor_api.wire import clean_text
 from praetor_gateway.fleet.order import following, supersedes
-from praetor_gateway.fleet.references import Refusal
 from praetor_gateway.fleet.rows import CachedProcess
-
-
-class Silence(Enum):
-    """That a device is silent together with many others, which is not its own failure.
-
-    STORM: others of the fleet are heard. FLEET: none is.
-    """
-
-    STORM = auto()
-    FLEET = auto()
-
-
-Connected: TypeAlias = bool | Silence | None
-"""Whether a device is connected; None while that is not known."""
-
+from praetor_gateway.status.connected import Connected, connection, set_absent, set_connected, set_fetched
+from praetor_gateway.status.findings import findings_of
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-SILENCE = "nothing was heard from the device for longer than its stale limit"
-STORM = "the device fell silent together with many others; the network is the likely cause"
-FLEET = "no device of the fleet is heard; the network to the gateway is the likely cause"
-_CONNECTED: Mapping[bool | Silence, tuple[ConditionStatus, ProcessReason, str]] = {
-    True: (ConditionStatus.TRUE, ProcessReason.HEARD, ""),
-    False: (ConditionStatus.FALSE, ProcessReason.SILENT, SILENCE),
-    Silence.STORM: (ConditionStatus.FALSE, ProcessReason.STORM, STORM),
-    Silence.FLEET: (ConditionStatus.UNKNOWN, ProcessReason.FLEET_SILENT, FLEET),
-}
-_SAID: Mapping[tuple[str, str], Connected] = {
-    (status, reason): connected for connected, (status, reason, _) in _CONNECTED.items()
-}
-_OTHERWISE: Mapping[str, Connected] = {ConditionStatus.TRUE: True, ConditionStatus.FALSE: False}
 
 _OF_SPEC = (ConditionType.SPEC_OBSERVED, ConditionType.ROLLED_BACK, ConditionType.UPDATE_HELD)
 """What is said of the current spec, though the device may run an older one."""
@@ -94,31 +64,6 @@ _HELD = (
     "the device keeps what it runs and gets nothing new: another namespace or kind declares its name, and its own "
     "object is gone. Create it again, or ask an administrator for praetorctl devices transfer"
 )
-ABSENT: Mapping[str, str] = {
-    ProcessReason.NEVER_CONNECTED: "the device has never connected; check that its agent runs, its token, and the "
-    "address of the gateway",
-    ProcessReason.NOT_DECLARED: "no device has the kind and name in spec.deviceRef, and no agent of this name has ever "
-    "connected; check the name, or declare the device",
-}
-"""Why a device was never heard, and what to do about it."""
-_TRIAL = "the device has not run this version for long enough to rule out that it makes the device reboot"
-_OUTDATED = "the process runs with the values that it was started with; restart it to have the new ones"
-_TOO_OLD = f"{ProcessReason.AGENT_TOO_OLD}("
-_MISSING = f"{ProcessReason.REFERENCE_MISSING}("
-_REFUSED = f"{ProcessReason.REFERENCE_REFUSED}("
-_ARTIFACT = {reason.value: reason for reason in ArtifactReason}
-_PENDING = {reason.value: reason for reason in PendingReason}
-_ROLLED_BACK = {reason.value: reason for reason in RollbackReason}
-
-
-@frozen
-class Finding:
-    """What one condition is to say; *holds* None stands for Unknown."""
-
-    type: ConditionType
-    holds: bool | None
-    reason: ProcessReason | ArtifactReason | PendingReason | RollbackReason
-    message: str = ""
 
 
 def merge(
@@ -152,7 +97,7 @@ def merge(
         status = evolve(status, reported=following(status.reported, reported))
     if connected is not None:
         set_connected(conditions, connected, row.generation if connected is True else fetched, now)
-        _set_fetched(conditions, fetched)
+        set_fetched(conditions, fetched)
     elif absence is not None:
         set_absent(conditions, absence, row.generation, now)
     status = evolve(status, conditions=in_order(conditions, row.status.conditions))
@@ -192,40 +137,6 @@ def _reason(status: DeviceProcessStatus) -> str | None:
     return None if status.phase is Phase.SUCCEEDED else next(causes, None)
 
 
-def too_old(missing: Iterable[str]) -> str:
-    """Return why a device whose agent does not know the features *missing* is not sent the spec."""
-    return f"{_TOO_OLD}{','.join(sorted(missing))}): upgrade praetor-agent; until then the device keeps what it has"
-
-
-_REMEDIES: Mapping[str, str] = {
-    Refusal.NOT_ENABLED.value: "apply deploy/components/references there and start the gateway with "
-    "--references-namespace",
-    Refusal.NOT_READABLE.value: "apply deploy/components/references in that namespace",
-    Refusal.TOO_LARGE.value: "refer to less",
-    Refusal.INVALID_SPEC.value: "everyone on the device can read arguments; have the program read its environment",
-    Refusal.PLAIN_TEXT.value: "Secrets are given over TLS only; start the gateway with --tls-cert, or with "
-    "--tls-terminated behind a proxy that ends TLS",
-    Refusal.SHARED_TOKEN.value: "Secrets are given to a device with a token of its own; give it one, see praetorctl "
-    "devices token",
-}
-_LACKS_OBJECT = (
-    'its namespace has no such object with the label azure.com/deliver: "true", or no such key in it; until it has one '
-    "the device keeps what it runs. Or write optional: true"
-)
-_LACKS_FIELD = "the device has no such value; until it has one it keeps what it runs. Or write optional: true"
-
-
-def withholds(resolved: Resolved) -> str | None:
-    """Return why a device is not sent the spec with the values *resolved*; None when it is."""
-    held = resolved.held
-    if not held:
-        return None
-    if resolved.refused:
-        remedy = _REMEDIES[resolved.refused.partition(" ")[0]]
-        return f"{clean_text(held)}: {remedy}; until then the device keeps what it runs"
-    return f"{clean_text(held)}: {_LACKS_OBJECT if lacks_an_object(held) else _LACKS_FIELD}"
-
-
 def by_type(conditions: tuple[Condition, ...]) -> dict[str, Condition]:
     """Return *conditions* by their type, to be changed."""
     return {condition.type: condition for condition in conditions}
@@ -236,67 +147,6 @@ def in_order(conditions: Mapping[str, Condition], before: tuple[Condition, ...])
     if conditions == by_type(before):
         return before
     return tuple(conditions[type] for type in sorted(conditions))
-
-
-def set_connected(
-    conditions: dict[str, Condition], connected: bool | Silence, generation: int | None, now: datetime
-) -> None:
-    """Set AgentConnected; a condition that says so already is left untouched."""
-    known = conditions.get(ConditionType.AGENT_CONNECTED)
-    status, reason, message = _CONNECTED[connected]
-    if not says(() if known is None else (known,), connected):
-        conditions[ConditionType.AGENT_CONNECTED] = next_condition(
-            known,
-            type=ConditionType.AGENT_CONNECTED,
-            status=status,
-            reason=reason,
-            message=message,
-            observed_generation=generation,
-            now=now,
-        )
-
-
-def says(conditions: tuple[Condition, ...], connected: bool | Silence) -> bool:
-    """Return whether AgentConnected says *connected*, for whichever reason it is True or False."""
-    condition = get_condition(conditions, ConditionType.AGENT_CONNECTED)
-    status, reason, _ = _CONNECTED[connected]
-    if condition is None or condition.status is not status:
-        return False
-    return status is not ConditionStatus.UNKNOWN or condition.reason == reason
-
-
-def shows_absence(conditions: tuple[Condition, ...], absence: ProcessReason) -> bool:
-    """Return whether AgentConnected says *absence*, or something better: that a device was heard once."""
-    known = get_condition(conditions, ConditionType.AGENT_CONNECTED)
-    return known is not None and (known.reason == absence or known.reason not in ABSENT)
-
-
-def set_absent(conditions: dict[str, Condition], absence: ProcessReason, generation: int, now: datetime) -> None:
-    """Set AgentConnected of a device that was never heard to Unknown."""
-    known = conditions.get(ConditionType.AGENT_CONNECTED)
-    if not shows_absence(() if known is None else (known,), absence):
-        conditions[ConditionType.AGENT_CONNECTED] = next_condition(
-            known,
-            type=ConditionType.AGENT_CONNECTED,
-            status=ConditionStatus.UNKNOWN,
-            reason=absence,
-            message=ABSENT[absence],
-            observed_generation=generation,
-            now=now,
-        )
-
-
-def _set_fetched(conditions: dict[str, Condition], fetched: int | None) -> None:
-    """Correct what a disconnected device is said to have fetched: it fetched more, but was not heard for long."""
-    known = conditions[ConditionType.AGENT_CONNECTED]
-    if known.status is ConditionStatus.FALSE and (fetched or 0) > (known.observed_generation or 0):
-        conditions[ConditionType.AGENT_CONNECTED] = evolve(known, observed_generation=fetched)
-
-
-def fetched_generation(conditions: tuple[Condition, ...]) -> int:
-    """Return the generation that a disconnected device is said to have fetched; 0 when it is not known."""
-    condition = get_condition(conditions, ConditionType.AGENT_CONNECTED)
-    return (condition.observed_generation or 0) if condition is not None else 0
 
 
 def set_standing(
@@ -320,14 +170,6 @@ def set_standing(
                 observed_generation=generation,
                 now=now,
             )
-
-
-def connection(conditions: tuple[Condition, ...]) -> Connected:
-    """Return what AgentConnected says; None while no replica has decided yet."""
-    condition = get_condition(conditions, ConditionType.AGENT_CONNECTED)
-    if condition is None:
-        return None
-    return _SAID.get((condition.status, condition.reason), _OTHERWISE.get(condition.status))
 
 
 def _phase(policy: RestartPolicy, spec_hash: str, status: DeviceProcessStatus) -> Phase:
@@ -404,7 +246,7 @@ def _set_observed(
     if generation != row.status.observed_generation:
         # an older spec was observed so far: that this one is observed is a transition, and readiness counts from now
         conditions.pop(ConditionType.SPEC_OBSERVED, None)
-    for finding in _findings(row, spec_hash, conditions, seen):
+    for finding in findings_of(row, spec_hash, conditions, seen):
         conditions[finding.type] = next_condition(
             conditions.get(finding.type),
             type=finding.type,
@@ -420,115 +262,3 @@ def _status_of(holds: bool | None) -> ConditionStatus:
     if holds is None:
         return ConditionStatus.UNKNOWN
     return ConditionStatus.TRUE if holds else ConditionStatus.FALSE
-
-
-def _findings(
-    row: CachedProcess, spec_hash: str, known: Mapping[str, Condition], seen: Observation
-) -> Iterator[Finding]:
-    current = seen.observed_spec_hash == spec_hash
-    completed = current and not seen.pid and seen.exit_code == 0 and row.restart_policy is not RestartPolicy.ALWAYS
-    yield _spec(spec_hash, seen)
-    yield from _artifact(seen)
-    yield from _started(completed, seen)
-    yield from _healthy(completed, seen, probed=row.probed)
-    yield from _lasting(seen, spec_hash, known)
-
-
-def _spec(spec_hash: str, seen: Observation) -> Finding:
-    kind = ConditionType.SPEC_OBSERVED
-    if seen.observed_spec_hash == spec_hash:
-        return Finding(kind, True, ProcessReason.CURRENT)
-    if not seen.observed_spec_hash and seen.pending_reason not in _PENDING:
-        return Finding(kind, False, ProcessReason.HASH_MISSING, "the device names no spec")
-    if seen.failed_spec_hash == spec_hash:
-        return Finding(kind, False, ProcessReason.GIVEN_UP, "the device went back to an older spec")
-    if seen.update_held_message is not None:
-        return Finding(kind, False, _why_held(seen), seen.update_held_message)
-    if seen.error_message and seen.artifact_downloaded is False:
-        return Finding(kind, False, _why(seen, ArtifactReason.DOWNLOAD_FAILED), seen.error_message)
-    if seen.error_message and seen.artifact_verified is False:
-        return Finding(kind, False, _why(seen, ArtifactReason.VERIFICATION_FAILED), seen.error_message)
-    message = seen.pending_message or "the device does not act on the current spec yet"
-    return Finding(kind, False, _PENDING.get(seen.pending_reason or "", ProcessReason.OUTDATED), message)
-
-
-def _artifact(seen: Observation) -> Iterator[Finding]:
-    error = seen.error_message or ""
-    if seen.artifact_downloaded:
-        yield Finding(ConditionType.ARTIFACT_DOWNLOADED, True, ProcessReason.DOWNLOADED)
-    elif seen.artifact_downloaded is False:
-        missing = _why(seen, ArtifactReason.DOWNLOAD_FAILED) if error else ProcessReason.NOT_DOWNLOADED
-        yield Finding(ConditionType.ARTIFACT_DOWNLOADED, False, missing, error)
-    kind = ConditionType.ARTIFACT_VERIFIED
-    if seen.artifact_verified:
-        yield Finding(kind, True, ProcessReason.VERIFIED)
-    elif seen.artifact_verified is False:
-        if error and seen.artifact_downloaded:
-            yield Finding(kind, False, _why(seen, ArtifactReason.VERIFICATION_FAILED), error)
-        else:
-            yield Finding(kind, False, ProcessReason.NOT_VERIFIED)
-    elif seen.artifact_downloaded:
-        # said, for what was found of an older spec, which pinned its artifact, is not so any more
-        yield Finding(kind, None, ProcessReason.NOT_PINNED, "the spec gives no checksum to verify the artifact by")
-
-
-def _why(seen: Observation, otherwise: ArtifactReason) -> ArtifactReason:
-    """Return the word that the device gave if it is one of ours; its own words never become a reason."""
-    return _ARTIFACT.get(seen.artifact_reason or "", otherwise)
-
-
-def _started(completed: bool, seen: Observation) -> Iterator[Finding]:
-    kind, error = ConditionType.PROCESS_STARTED, seen.error_message or ""
-    if completed:
-        yield Finding(kind, True, ProcessReason.COMPLETED)
-    elif seen.process_started:
-        yield Finding(kind, True, ProcessReason.STARTED)
-    elif seen.process_started is False:
-        if error:
-            yield Finding(kind, False, ProcessReason.START_FAILED, error)
-        elif seen.exit_code is not None:
-            message = f"the process ended with exit code {seen.exit_code}"
-            yield Finding(kind, False, ProcessReason.EXITED, message)
-        else:
-            yield Finding(kind, False, ProcessReason.NOT_STARTED)
-
-
-def _healthy(completed: bool, seen: Observation, *, probed: bool) -> Iterator[Finding]:
-    kind = ConditionType.HEALTHY
-    if completed:
-        yield Finding(kind, True, ProcessReason.COMPLETED)
-    elif seen.process_started is False:
-        yield Finding(kind, False, ProcessReason.NOT_RUNNING)
-    elif seen.healthy:
-        yield Finding(kind, True, ProcessReason.HEALTHY)
-    elif seen.healthy is False:
-        yield Finding(kind, False, ProcessReason.UNHEALTHY, seen.error_message or "")
-    elif seen.process_started:
-        yield Finding(kind, None, ProcessReason.NOT_PROBED if probed else ProcessReason.JUST_STARTED)
-
-
-def _why_held(seen: Observation) -> ProcessReason:
-    said = seen.update_held_message or ""
-    if said.startswith(_MISSING):
-        return ProcessReason.REFERENCE_MISSING
-    if said.startswith(_REFUSED):
-        return ProcessReason.REFERENCE_REFUSED
-    return ProcessReason.AGENT_TOO_OLD if said.startswith(_TOO_OLD) else ProcessReason.HELD
-
-
-def _lasting(seen: Observation, spec_hash: str, known: Mapping[str, Condition]) -> Iterator[Finding]:
-    """Yield the conditions that only exceptions have: once there, they are False when the exception is over."""
-    rolled_back = _ROLLED_BACK.get(seen.rolled_back_reason or "", ProcessReason.OTHER)
-    outdated = _OUTDATED if seen.values_outdated else None
-    message = seen.rolled_back_message or "" if seen.failed_spec_hash == spec_hash else None
-    for kind, said, reason, otherwise in (
-        (ConditionType.SPEC_WARNING, seen.warning_message or None, ProcessReason.WARNED, ProcessReason.NOT_WARNED),
-        (ConditionType.ROLLED_BACK, message, rolled_back, ProcessReason.NOT_ROLLED_BACK),
-        (ConditionType.UPDATE_HELD, seen.update_held_message, _why_held(seen), ProcessReason.NOT_HELD),
-        (ConditionType.ON_TRIAL, _TRIAL if seen.on_trial else None, ProcessReason.NOT_PROVEN, ProcessReason.PROVEN),
-        (ConditionType.VALUES_OUTDATED, outdated, ProcessReason.VALUES_CHANGED, ProcessReason.VALUES_CURRENT),
-    ):
-        if said is not None:
-            yield Finding(kind, True, reason, said)
-        elif kind in known:
-            yield Finding(kind, False, otherwise)

@@ -13,7 +13,8 @@ from praetor_api.kube.conditions import is_true, next_condition
 from praetor_api.kube.objects import ConditionStatus, NetworkSwitchStatus, Phase, ProcessCounts, Reported
 from praetor_gateway.fleet.order import following, supersedes
 from praetor_gateway.fleet.rows import CachedProcess, CachedSwitch
-from praetor_gateway.status.merge import REFUSED, Connected, by_type, in_order, set_absent, set_connected, set_standing
+from praetor_gateway.status.connected import Connected, set_absent, set_connected
+from praetor_gateway.status.merge import REFUSED, by_type, in_order, set_standing
 
 
 @frozen(kw_only=True)
