@@ -15,6 +15,7 @@ from praetor_api.kube.conditions import get_condition
 from praetor_api.kube.objects import FailureAction, FailurePolicy, LabelSelector, RollingUpdate, UpdateStrategy, Wave
 from praetor_controller.errors import InvalidDeployment
 from praetor_controller.journal.entry import Decision, entry
+from praetor_controller.journal.recorder import tracked
 from praetor_controller.journal.replay import replay
 from praetor_controller.model import overrides as overrides_module
 from praetor_controller.model.actions import Create, Delete, Update
@@ -76,7 +77,6 @@ def given(found: DeploymentRow, devices: Sequence[DeviceRow], **fields: Any) -> 
 
 def made(found: DeploymentRow, devices: list[DeviceRow], processes: list[ProcessRow], **fields: Any) -> Plan:
     if "current" in fields:
-        fields["variants"] = variants((found.template, fields["current"]), devices)
         status = StoredStatus(current_revision=fields["current"].revision, update_revision=found.template.revision)
         found = evolve(found, status=status)
     return plan(snapshot(found, devices, processes, **fields), START)
@@ -338,9 +338,7 @@ def test_a_rollback_brings_the_overrides_back_too() -> None:
     first = made(after, devices, failed, current=before.template)
     assert first.status is not None
     after = evolve(after, status=stored(first.status))
-    planned = plan(
-        snapshot(after, devices, failed, current=before.template, variants=variants((before.template,), devices)), START
-    )
+    planned = plan(snapshot(after, devices, failed, current=before.template), START)
     assert updated(planned) == {"a": ["/arm"], "b": ["/v1"]}
 
 
@@ -437,8 +435,8 @@ def test_a_value_that_an_override_refers_to_is_needed_by_its_devices_alone() -> 
     sources = Sources(devices=devices, processes=(), revisions=(), find=lambda key: None)
     built = build_snapshot(found, sources, ReconcilerState(), now=Moment(START))
     assert [each.missing for each in built.devices] == ["ReferenceMissing(metadata.labels['rack'])", "", ""]
-    assert [each.applied for each in built.variants.values()] == [(0,)]
-    assert build_snapshot(plain, sources, ReconcilerState(), now=Moment(START)).variants == {}
+    assert [each.applied for each in tracked(built).variants.values()] == [(0,)]
+    assert tracked(build_snapshot(plain, sources, ReconcilerState(), now=Moment(START))).variants == {}
 
 
 def test_what_the_api_stores_for_an_override_counts_as_it() -> None:
@@ -469,10 +467,7 @@ def test_a_recorded_decision_is_replayed_with_its_overrides_and_without_their_va
             devices,
             processes,
             current=before.template,
-            variants=variants((after.template,), devices),
-            taken_names=frozenset(),
-            leftovers=frozenset(),
-            occupied=frozenset(),
+            variants=variants((after.template, before.template), devices),
         )
     )
     assert updated(planned) == {"a": ["/arm"]}

@@ -21,6 +21,7 @@ from praetor_controller.__about__ import __version__
 from praetor_controller.journal.entry import Decision, Written, entry
 from praetor_controller.journal.rotating_file import RotatingFile
 from praetor_controller.metrics import Metrics
+from praetor_controller.model.specs import variants
 from praetor_controller.rollout.snapshot import Snapshot
 
 MAX_QUEUED_ROWS = 2_000_000
@@ -185,9 +186,13 @@ class TrackedNames:
 
 
 def tracked(snapshot: Snapshot) -> Snapshot:
-    """Return *snapshot* with containers of names that record what the planner asks them: all it learns of them."""
+    """Return *snapshot* with containers of names that record what the planner asks them: all it learns of them.
+
+    It has what the overrides make of its templates, too, which cannot be made again from what is recorded of them.
+    """
     return evolve(
         snapshot,
+        variants=variants((snapshot.deployment.template, snapshot.current), snapshot.devices),
         taken_names=TrackedNames(snapshot.taken_names),
         leftovers=TrackedNames(snapshot.leftovers),
         occupied=TrackedNames(snapshot.occupied),

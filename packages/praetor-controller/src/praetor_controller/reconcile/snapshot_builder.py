@@ -21,7 +21,6 @@ from praetor_controller.model.requirements import NO_FACTS, shown_fact, unmet
 from praetor_controller.model.revisions import RevisionRow, find_revision, proven_stamps
 from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow, Template
 from praetor_controller.model.selectors import asked_facts
-from praetor_controller.model.specs import variants
 from praetor_controller.model.wave_record import WaveRecord
 from praetor_controller.reconcile.state import SETTLE_S, ReconcilerState
 from praetor_controller.rollout.neighbours import (
@@ -73,7 +72,6 @@ def build_snapshot(
     newest = find_revision(sources.revisions, deployment.template.revision)
     matching = _judged([device for device in devices if deployment.selects(device)], deployment.policy.requirements)
     matching = _resolved(matching, deployment.template)
-    found_variants = variants((deployment.template, current), matching)
     processes = [row for row in sources.processes if row.owner == uid and row.namespace == deployment.namespace]
     membership = _Membership(matching, processes, state, now.steady, SETTLE_S if watching else 0.0)
     neighbours = tuple(sources.neighbours)
@@ -111,9 +109,8 @@ def build_snapshot(
         proven=proven_stamps(sources.revisions, deployment.status.current_revision),
         current=current,
         current_stored_as=frozenset(state.stored_as.get(current.spec_hash, ()) if current else ()),
-        variants=found_variants,
         variants_stored_as={each: frozenset(found) for each, found in state.stored_as.items() if found}
-        if found_variants
+        if deployment.template.overrides or (current and current.overrides)
         else {},
         down_elsewhere=down.devices,
         elsewhere_changes_at=down.changes_at,

@@ -81,7 +81,8 @@ class Snapshot:
     proven: the revisions that were rolled out, and before which stamp each of these rollouts made its offers.
     current: the template of the revision that was rolled out last; None when it is unknown.
     current_stored_as: as *stored_as*, for *current*.
-    variants: what the overrides of these templates make of them for the *devices*, as model.specs files it.
+    variants: what the overrides of these templates make of them for the *devices*, as model.specs files it; empty
+        unless the decision is recorded.
     variants_stored_as: as *stored_as*, for the *variants*, by the hash of what was written.
     down_elsewhere: devices of the namespace, matching or not, that neighbours (other deployments) have down.
     elsewhere_changes_at: when time alone may change *down_elsewhere*, in seconds since the epoch (inf: never).
