@@ -115,9 +115,10 @@ class DeviceFields:
 
 @dataclass(frozen=True)
 class Contents:
-    """What files hold that are given by reference, in base64 *by_path*. Many devices share one, and its digest."""
+    """What files hold that are given by reference, in base64 *by_path*. Many devices share one: all is made once."""
 
     by_path: Mapping[str, str] = field(repr=False)
+    _json: list[bytes] = field(default_factory=list, init=False, repr=False, compare=False)
     _digests: dict[bytes, str] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
@@ -125,10 +126,18 @@ class Contents:
         """How many bytes they have together."""
         return sum(len(text) // 4 * 3 - text[-2:].count("=") for text in self.by_path.values())
 
+    @property
+    def json(self) -> bytes:
+        """The `fileValues` of an item, as JSON."""
+        if not self._json:
+            said = [{"path": path, "content": content} for path, content in self.by_path.items()]
+            self._json.append(canonical_json(said))
+        return self._json[0]
+
     def digest(self, key: bytes) -> str:
         """Return a digest with *key*, in hexadecimal digits."""
         if key not in self._digests:
-            self._digests[key] = _digest(canonical_json(self.by_path), key)
+            self._digests[key] = _digest(self.json, key)
         return self._digests[key]
 
 

@@ -53,8 +53,7 @@ def _item(row: CachedProcess, features: Set[str], resolved: Callable[[CachedProc
         if found.values or found.files is None:
             identity["values"] = found.values
         if found.files is not None:
-            given = found.files.by_path.items()
-            identity["fileValues"] = [{"path": path, "content": content} for path, content in given]
+            return b'%b,"fileValues":%b,"spec":%b}' % (canonical_json(identity)[:-1], found.files.json, row.spec)
     return b'%b,"spec":%b}' % (canonical_json(identity)[:-1], row.spec)
 
 
