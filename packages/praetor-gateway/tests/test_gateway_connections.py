@@ -16,6 +16,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import h11
 import pytest
 from attrs import evolve
 from starlette.types import Receive, Scope, Send
@@ -26,6 +27,7 @@ from hostile_requests import GET, HEAD, LEFT, POST, REFUSED, SILENT, UNCLEAR
 from kubeplane.http.tls import server_context
 from praetor_gateway.http.certificates import TlsFiles
 from praetor_gateway.http.connection import MAX_HEAD_BYTES, MAX_HEADER_LINES, READ_BYTES, ConnectionLimits
+from praetor_gateway.http.hypercorn import _StrictConnection
 from praetor_gateway.http.server import Listener
 from praetor_gateway.settings import ServerKind
 
@@ -116,6 +118,27 @@ async def test_limits_hold_however_the_bytes_arrive(request_: bytes, status: byt
     assert answer.startswith(b"HTTP/1.1 " + status)
     assert answer.count(b"HTTP/1.1") == 1
     assert b"connection: close" in answer.lower()
+
+
+@pytest.mark.parametrize("request_", ["1000-lines", "1000-trailers"])
+def test_lines_beyond_the_limit_are_not_parsed_by_hypercorn(request_: str) -> None:
+    connection = _StrictConnection(h11.SERVER)
+    connection.receive_data(REFUSED[request_][0])
+    calls = 0
+
+    def count(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+
+    sys.setprofile(count)
+    try:
+        with suppress(h11.RemoteProtocolError):
+            while connection.next_event():
+                pass
+    finally:
+        sys.setprofile(None)
+    assert connection.their_state is h11.ERROR
+    assert calls < 3_000  # two of each line, and what is before them; with the parsing there are more than 20,000
 
 
 @pytest.mark.parametrize("size", [2**20, 7], ids=["one-piece", "many-pieces"])

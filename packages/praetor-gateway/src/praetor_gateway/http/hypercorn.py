@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 import h11
+from h11._receivebuffer import ReceiveBuffer
 from hypercorn.asyncio.worker_context import WorkerContext
 from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData, Updated
@@ -37,6 +38,7 @@ KEEP_ALIVE_REQUESTS = 100_000
 """Requests before a connection is closed: two weeks of heartbeats. Hypercorn's default of 1000 is some hours."""
 DRAINED_S = 0.1
 """How often it is looked at whether a slow reader over TLS took all."""
+TOO_MANY_LINES = "too many header lines"
 QUEUED_CHUNKS = 10  # of a body that the application does not read yet
 
 
@@ -321,8 +323,22 @@ def _plain(request: h11.Request) -> h11.Request:
     )
 
 
+class _Lines(ReceiveBuffer):
+    """What arrived; of a head or trailers with too many lines none is parsed, which takes h11 milliseconds."""
+
+    def maybe_extract_lines(self) -> list[bytearray] | None:
+        lines: list[bytearray] | None = super().maybe_extract_lines()
+        if lines is not None and len(lines) > MAX_HEADER_LINES + 1:  # a head begins with that of the request
+            raise h11.RemoteProtocolError(TOO_MANY_LINES, error_status_hint=431)
+        return lines
+
+
 class _StrictConnection(h11.Connection):
     """h11 limits only what is incomplete; this also limits what arrived in one piece."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._receive_buffer = _Lines()
 
     def next_event(self) -> Any:
         before = len(self._receive_buffer)
@@ -333,7 +349,7 @@ class _StrictConnection(h11.Connection):
         if head > MAX_HEAD_BYTES:
             raise self._refused("the head is too large", 431)
         if isinstance(event, h11.Request | h11.EndOfMessage) and len(event.headers) > MAX_HEADER_LINES:
-            raise self._refused("too many header lines", 431)
+            raise self._refused(TOO_MANY_LINES, 431)
         if isinstance(event, h11.Request):
             if event.http_version not in (b"1.1", b"1.0"):
                 raise self._refused("only HTTP/1.1 is spoken", 505)
