@@ -26,13 +26,13 @@ from praetor_controller.ctl.cluster import Cluster, list_all
 from praetor_controller.ctl.kinds import kind_of, list_devices, reference_of
 from praetor_controller.ctl.times import age
 from praetor_controller.model.actions import Create, Delete
+from praetor_controller.model.kinds import followed
 from praetor_controller.model.projection import project_deployment, project_device, project_process
 from praetor_controller.model.revisions import RevisionRow, project_revision, with_stored_template
 from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow
 from praetor_controller.reconcile.snapshot_builder import Sources, build_snapshot
 from praetor_controller.reconcile.state import ReconcilerState
 from praetor_controller.rollout.assignment import adoptable
-from praetor_controller.rollout.kinds import followed
 from praetor_controller.rollout.neighbours import Neighbour
 from praetor_controller.rollout.planner import plan
 from praetor_controller.rollout.snapshot import GatewayState, Moment, Plan, Snapshot

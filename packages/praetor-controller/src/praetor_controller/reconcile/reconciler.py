@@ -25,6 +25,7 @@ from praetor_controller.journal.entry import Decision
 from praetor_controller.journal.recorder import FlightRecorder, tracked
 from praetor_controller.metrics import Metrics
 from praetor_controller.model.actions import Adopt, Update
+from praetor_controller.model.kinds import followed, with_missing_kinds
 from praetor_controller.model.projection import project_deployment
 from praetor_controller.model.revisions import RevisionRow, proven_stamps
 from praetor_controller.model.rows import DeploymentRow
@@ -36,7 +37,6 @@ from praetor_controller.reconcile.state import DirtySet, ReconcilerState, Refusa
 from praetor_controller.reconcile.writer import FIELD_MANAGER, WriteOutcome, Writer, is_refusal
 from praetor_controller.rollout.assignment import adoptable
 from praetor_controller.rollout.incremental import IncrementalAggregate
-from praetor_controller.rollout.kinds import followed, with_missing_kinds
 from praetor_controller.rollout.neighbours import Neighbour, overlap
 from praetor_controller.rollout.planner import plan
 from praetor_controller.rollout.snapshot import GatewayState, Moment, Plan, Snapshot
@@ -156,8 +156,10 @@ class DeploymentReconciler:
         found = overlap(deployment, others, self._cache.devices.by_index(BY_NAMESPACE, deployment.namespace))
         now = self._clock.now()
         status = with_overlap(deployment, planned.status, found, now)
-        status = with_missing_kinds(deployment, status, self._cache.devices.missing(), now)
-        return planned if status is planned.status else evolve(planned, status=status)
+        conditions = with_missing_kinds(status.conditions, deployment, self._cache.devices.missing(), now)
+        if status is planned.status and conditions is status.conditions:
+            return planned
+        return evolve(planned, status=evolve(status, conditions=conditions))
 
     async def _revisions(self, deployment: DeploymentRow, state: ReconcilerState) -> tuple[RevisionRow, ...]:
         """Return the history with the template in it; what the API answered, again while it is too early to retry."""

@@ -22,6 +22,7 @@ from praetor_controller.ctl.inventory import Inventory
 from praetor_controller.ctl.output import names_of
 from praetor_controller.errors import InvalidDeployment
 from praetor_controller.model.actions import Action, Create, Delete, Update
+from praetor_controller.model.kinds import missing_text
 from praetor_controller.model.manifests import process_manifest, process_patch
 from praetor_controller.model.overrides import PATH
 from praetor_controller.model.projection import project_deployment, project_process, project_template
@@ -30,7 +31,6 @@ from praetor_controller.model.rows import DeviceRow, ProcessRow
 from praetor_controller.model.wave_record import WaveRecord
 from praetor_controller.rollout.availability import Availability, availability_of
 from praetor_controller.rollout.budgets import domain_of
-from praetor_controller.rollout.kinds import missing_text
 from praetor_controller.rollout.neighbours import overlap
 from praetor_controller.rollout.reasons import ReasonCode
 from praetor_controller.rollout.snapshot import GatewayState, Plan

@@ -6,15 +6,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from datetime import datetime
 
-from attrs import evolve
-
 from praetor_api.conditions import ConditionType, DeploymentReason
 from praetor_api.kube.conditions import get_condition, set_condition, without_condition
-from praetor_api.kube.objects import ConditionStatus
+from praetor_api.kube.objects import Condition, ConditionStatus
 from praetor_api.names import referenced_device
 from praetor_api.spec import DeviceKind
 from praetor_controller.model.rows import DeploymentRow, ProcessRow
-from praetor_controller.rollout.snapshot import RolloutStatus
 
 
 def followed(processes: Iterable[ProcessRow], missing: Collection[DeviceKind]) -> Iterable[ProcessRow]:
@@ -36,12 +33,12 @@ def missing_text(deployment: DeploymentRow, missing: Collection[DeviceKind]) -> 
 
 
 def with_missing_kinds(
-    deployment: DeploymentRow, status: RolloutStatus, missing: Collection[DeviceKind], now: datetime
-) -> RolloutStatus:
-    """Return *status* with the condition that says which kinds are *missing*, and without it when none is."""
-    text, conditions = missing_text(deployment, missing), status.conditions
+    conditions: tuple[Condition, ...], deployment: DeploymentRow, missing: Collection[DeviceKind], now: datetime
+) -> tuple[Condition, ...]:
+    """Return *conditions* with the one that says which kinds are *missing*, and without it when none is."""
+    text = missing_text(deployment, missing)
     if text:
-        conditions = set_condition(
+        return set_condition(
             conditions,
             type=ConditionType.KINDS_MISSING,
             status=ConditionStatus.TRUE,
@@ -50,6 +47,6 @@ def with_missing_kinds(
             observed_generation=deployment.generation,
             now=now,
         )
-    elif get_condition(conditions, ConditionType.KINDS_MISSING) is not None:
-        conditions = without_condition(conditions, ConditionType.KINDS_MISSING)
-    return status if conditions is status.conditions else evolve(status, conditions=conditions)
+    if get_condition(conditions, ConditionType.KINDS_MISSING) is None:
+        return conditions
+    return without_condition(conditions, ConditionType.KINDS_MISSING)
