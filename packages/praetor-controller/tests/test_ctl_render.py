@@ -167,7 +167,7 @@ def test_secrets_are_neither_read_nor_shown() -> None:
     assert [each for each in lab.kube.requests if each.resource == SECRETS] == []
 
 
-def test_files_by_reference_are_shown_without_their_contents() -> None:
+def test_files_of_config_maps_are_shown_and_those_of_secrets_are_named() -> None:
     keys = {kind: {"name": "conf", "key": "a"} for kind in ("configMapKeyRef", "secretKeyRef")}
     gone = {"path": "gone", "configMapKeyRef": {"name": "none", "key": "a", "optional": True}}
     files = [
@@ -181,13 +181,22 @@ def test_files_by_reference_are_shown_without_their_contents() -> None:
     assert missing.exit_code == 1
     assert "ReferenceMissing(configmap/conf key a): leaf-1" in missing.stderr
     for kind in (CONFIG_MAPS, SECRETS):
-        content = {CONFIG_MAPS: "marker", SECRETS: "bWFya2Vy"}[kind]
+        content = {CONFIG_MAPS: "shown", SECRETS: "bWFya2Vy"}[kind]
         lab.put(kind, "conf", {"labels": {"azure.com/deliver": "true"}}, data={"a": content})
     ran = lab.run("render", "tel", "leaf-1")
     assert ran.exit_code == 0, ran.output
     assert yaml.safe_load(ran.stdout)["files"] == [
-        {"path": "a", "mode": "0640", "from": "configmap/conf key a"},
+        {"path": "a", "mode": "0640", "from": "configmap/conf key a", "bytes": 5, "content": "shown"},
         {"path": "b", "mode": "0600", "onChange": "None", "from": "secret/conf key a"},
         {"path": "c", "mode": "0644", "bytes": 1, "content": "x"},
     ]
     assert "marker" not in ran.output
+
+
+def test_a_file_that_is_no_text_is_shown_in_base64_and_one_that_may_not_be_read_is_named() -> None:
+    files = [{"path": "a", "configMapKeyRef": {"name": "conf", "key": "a"}}]
+    lab = lab_with({"backend": "process", "command": ["/opt/x"], "files": files})
+    lab.put(CONFIG_MAPS, "conf", {"labels": {"azure.com/deliver": "true"}}, binaryData={"a": "/wA="})
+    ran = lab.run("render", "tel", "leaf-1", "-o", "json")
+    named = {"path": "a", "mode": "0644", "from": "configmap/conf key a"}
+    assert json.loads(ran.stdout)["files"] == [{**named, "bytes": 2, "contentBase64": "/wA="}]

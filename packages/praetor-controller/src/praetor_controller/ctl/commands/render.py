@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,12 +12,21 @@ import click
 from praetor_api.files import OnChange, ReloadSignal, mode_of
 from praetor_api.kube.client.resource import DEVICE_PROCESS_DEPLOYMENTS, Key
 from praetor_api.spec import ProcessSpec
-from praetor_api.values import DeviceFields, ExpansionError, missing_references, references_of, resolve, started_with
+from praetor_api.values import (
+    SECRET,
+    DeviceFields,
+    ExpansionError,
+    Source,
+    missing_references,
+    references_of,
+    resolve,
+    started_with,
+)
 from praetor_api.wire import WireError, read
 from praetor_controller.ctl.cluster import Cluster, on_cluster
 from praetor_controller.ctl.commands.completion import deployment_argument, device_names
 from praetor_controller.ctl.errors import CommandFailed
-from praetor_controller.ctl.forecast.references import read_objects
+from praetor_controller.ctl.forecast.references import ReadObjects, read_objects
 from praetor_controller.ctl.kinds import get_device, kind_of
 from praetor_controller.ctl.output import OutputFormat, for_people, output_option, structured, warn
 from praetor_controller.model.overrides import PATH
@@ -33,9 +43,8 @@ async def render(cluster: Cluster, deployment: str, device: str, output: str) ->
 
     Of a deployment with overrides also those that apply to DEVICE, the first of which wins, and the artifact.
     References are resolved from the device and the ConfigMaps as they are stored now, and $(NAME) is expanded,
-    by the rules of the gateway and the agent. Secrets are not read, and not shown. Files from ConfigMaps and Secrets
-    are named without their contents. Nothing is written. What the device adds to the environment, such as PATH and
-    PRAETOR_FILES, is not shown.
+    by the rules of the gateway and the agent. Secrets are not read, and not shown. Nothing is written. What the device
+    adds to the environment, such as PATH and PRAETOR_FILES, is not shown.
     """
     stored = await cluster.api.get(DEVICE_PROCESS_DEPLOYMENTS, Key(cluster.namespace, deployment))
     found_device = await get_device(cluster, device)
@@ -76,17 +85,17 @@ async def render(cluster: Cluster, deployment: str, device: str, output: str) ->
     files = spec["execution"].get("files")
     if files:
         held = found.files.by_path if found.files is not None else {}
-        sources = {each.file: str(each.source) for each in references if each.file}
+        sources = {each.file: each.source for each in references if each.file and each.source is not None}
         shown["files"] = [
-            _shown(each, sources.get(each["path"], ""))
+            _settings(each) | _content(each, sources.get(each["path"]), held, objects)
             for each in files
             if each["path"] not in sources or each["path"] in held
         ]
     return structured(shown, OutputFormat.YAML if for_people(output) else output)
 
 
-def _shown(file: Mapping[str, Any], source: str) -> dict[str, object]:
-    """Return what is shown of *file*; of one from a *source* no content."""
+def _settings(file: Mapping[str, Any]) -> dict[str, object]:
+    """Return what is shown of *file* besides what it holds."""
     shown: dict[str, object] = {"path": file["path"], "mode": mode_of(file)}
     if file.get("owner") is not None:
         shown["owner"] = file["owner"]
@@ -94,5 +103,22 @@ def _shown(file: Mapping[str, Any], source: str) -> dict[str, object]:
         shown["onChange"] = on_change
     if on_change == OnChange.SIGNAL:
         shown["signal"] = file.get("signal") or ReloadSignal.HUP.value
-    content = file.get("content") or ""
-    return shown | ({"from": source} if source else {"bytes": len(content.encode()), "content": content})
+    return shown
+
+
+def _content(
+    file: Mapping[str, Any], source: Source | None, held: Mapping[str, str], objects: ReadObjects
+) -> dict[str, object]:
+    """Return what is shown of what *file* holds: its *source* alone if that is a Secret, or may not be read."""
+    shown: dict[str, object] = {}
+    if source is None:
+        content = (file.get("content") or "").encode()
+    else:
+        content, shown = base64.b64decode(held[file["path"]]), {"from": str(source)}
+        if source.kind == SECRET or (source.kind, source.name) in objects.refused:
+            return shown
+    try:
+        text = {"content": content.decode()}
+    except UnicodeDecodeError:
+        text = {"contentBase64": held[file["path"]]}
+    return shown | {"bytes": len(content), **text}
