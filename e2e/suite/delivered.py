@@ -33,19 +33,18 @@ def reading_gateway(stack: Stack, kube: Kube, api: RawApi) -> Iterator[Server]:
         server.program.stop()
 
 
-def put_config_map(api: RawApi, kube: Kube, **data: str) -> None:
-    """Set *data* in the ConfigMap `settings`."""
-    _put(api, kube, "configmaps", "ConfigMap", "settings", data)
+def put_config_map(api: RawApi, kube: Kube, name: str = "settings", /, **data: str) -> None:
+    """Set *data* in a ConfigMap."""
+    _put(api, kube, "ConfigMap", name, data)
 
 
-def put_secret(api: RawApi, kube: Kube, **data: bytes) -> None:
-    """Set *data* in the Secret `login`."""
-    encoded = {key: base64.b64encode(value).decode() for key, value in data.items()}
-    _put(api, kube, "secrets", "Secret", "login", encoded)
+def put_secret(api: RawApi, kube: Kube, name: str = "login", /, **data: bytes) -> None:
+    """Set *data* in a Secret."""
+    _put(api, kube, "Secret", name, {key: base64.b64encode(value).decode() for key, value in data.items()})
 
 
-def _put(api: RawApi, kube: Kube, collection: str, kind: str, name: str, data: dict[str, str]) -> None:
-    path = f"/api/v1/namespaces/{kube.namespace}/{collection}"
+def _put(api: RawApi, kube: Kube, kind: str, name: str, data: dict[str, str]) -> None:
+    path = f"/api/v1/namespaces/{kube.namespace}/{kind.lower()}s"
     answer = api.patch(f"{path}/{name}", {"data": data})
     if answer.status == 404:
         metadata = {"name": name, "labels": DELIVERED}
