@@ -139,6 +139,20 @@ async def test_a_connection_that_ends_within_the_body_is_a_bad_request(lab: Gate
     assert (await lab.client.request("POST", REPORT, chunks=[], gone=gone)).status == 400
 
 
+async def test_facts_are_kept_once_when_they_are_on_record(lab: GatewayLab) -> None:
+    facts = {"os": "linux", "kernel": "6.1"}
+    await lab.report("leaf-1", facts=facts, then_s=5)
+    device = lab.gateway._fleet.device("leaf-1")
+    assert device is not None
+    assert device.switch is not None
+    assert device.session.facts == facts
+    assert device.session.facts is device.switch.status.facts
+    await lab.report("leaf-1", facts=dict(facts))
+    assert device.session.facts is device.switch.status.facts
+    await lab.report("leaf-1", facts={"os": "other"})
+    assert (device.session.facts, device.switch.status.facts) == ({"os": "other"}, facts)
+
+
 async def test_a_report_that_was_overtaken_is_ignored(lab: GatewayLab, good: Any) -> None:
     await lab.report("leaf-1", good, bootID="b", seq=5)
     await lab.report("leaf-1", {**good, "healthy": False}, bootID="b", seq=4, then_s=1)

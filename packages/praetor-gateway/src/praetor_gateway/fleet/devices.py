@@ -338,6 +338,8 @@ class DeviceIndex:
         device.put(row)
         if isinstance(known, CachedSwitch) and known.uid == row.uid and row is device.switch and not own:
             device.session.superseded(known.status, row.status)
+        if isinstance(row, CachedSwitch) and row is device.switch:
+            device.session.share(row.status)
         if known is None or known.declaration != row.declaration or _differs(known, row, device):
             self._notify(device)
 

@@ -207,6 +207,11 @@ class DeviceSession:
         if is_true(was.conditions, ConditionType.DUPLICATE) is not is_true(now.conditions, ConditionType.DUPLICATE):
             self.duplicate = None
 
+    def share(self, status: NetworkSwitchStatus) -> None:
+        """Keep the facts once that the device said and *status*, which its switch has, says, too."""
+        if self.facts == status.facts:
+            self.facts = status.facts
+
     def differs_from(self, status: NetworkSwitchStatus) -> bool:
         """Return whether the device said something else than *status*, which its switch has."""
         return (

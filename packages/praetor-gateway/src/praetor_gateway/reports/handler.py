@@ -152,6 +152,8 @@ class ReportHandler:
             session.boot_id = sys.intern(report.boot_id) or session.boot_id
             if report.facts is not None:
                 session.facts = _shared(report.facts)
+                if device.switch is not None:
+                    session.share(device.switch.status)
                 session.took(FACTS)
                 session.reported = advanced(known, order)
             elif order.revision is not None and (known is None or known.boot_id != order.boot_id):
