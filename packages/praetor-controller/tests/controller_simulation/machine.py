@@ -103,6 +103,20 @@ class RolloutMachine(RuleBasedStateMachine):
         self.simulation.approve(name, "w1")
         self.simulation.run(rounds, 21)
 
+    @rule(version=st.sampled_from(["v1", "v2", "v3"]), arm=st.sampled_from(["v1", "v2", "v3", "bad", "killer"]))
+    @recorded
+    def an_override_changes_no_canary(self, version: str, arm: str) -> None:
+        """Roll a version out, and then another one to the devices with a CPU that none of the first wave has."""
+        for name in [name for name in self.simulation.devices if labels_of(name)["ring"] == "0"]:
+            self.simulation.label(name, cpu="x86_64")
+        self.simulation.override("tel", None)
+        self.simulation.roll_out("tel", version)
+        self.simulation.approve("tel", "w1")
+        self.simulation.run(4, 31)
+        self.simulation.override("tel", arm)
+        self.simulation.approve("tel", "w1")
+        self.simulation.run(2, 21)
+
     @rule(names=st.lists(st.sampled_from(NAMES), max_size=4, unique=True), cpu=st.sampled_from(["arm64", "x86_64"]))
     @recorded
     def relabel_the_cpu(self, names: list[str], cpu: str) -> None:
