@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from expansion_testing import by_the_rules
 from praetor_api.files import MAX_CONTENT
 from praetor_api.spec import Backend, EnvVar, Execution, ProcessSpec
 from praetor_api.values import (
@@ -69,18 +70,6 @@ ENV = {"VAR_A": "A", "VAR_B": "B", "EMPTY": "", "REF": "$(VAR_A)", "DOLLARS": "$
 )
 def test_a_reference_expands_as_in_a_pod(text: str, result: str) -> None:
     assert expanded(text, ENV) == result
-
-
-def by_the_rules(text: str, env: dict[str, str]) -> str:
-    """Return the expansion of *text*, one character after the other."""
-    if not text.startswith("$"):
-        return text[0] + by_the_rules(text[1:], env) if text else ""
-    if text.startswith("$$"):
-        return "$" + by_the_rules(text[2:], env)
-    name, closed, rest = text[2:].partition(")")
-    if not text.startswith("$(") or not closed:
-        return "$" + by_the_rules(text[1:], env)
-    return env.get(name, f"$({name})") + by_the_rules(rest, env)
 
 
 TEXTS = st.lists(st.sampled_from(["$", "$$", "(", ")", "$(", "A", "B", "$(A)", "$(B)", "\n", "é", "x"])).map("".join)

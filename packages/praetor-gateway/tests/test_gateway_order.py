@@ -227,16 +227,9 @@ async def test_an_observation_that_arrives_while_a_write_is_refused_is_written(e
         assert labs[0].process("leaf-1")["status"]["pid"] == agent.pid
 
 
-@pytest.fixture(scope="module")
-def _warm() -> None:
-    """Validate an object: the rules of its kind set a recursion limit, which must not change while Hypothesis runs."""
-    asyncio.run(_deliver_in_order([]))
-
-
 Step = tuple[str, int, float]
 
 
-@pytest.mark.usefixtures("_warm")
 @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     steps=st.lists(
