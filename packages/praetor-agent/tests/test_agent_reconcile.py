@@ -207,6 +207,14 @@ def test_a_process_missing_from_memory_is_adopted() -> None:
     assert plan.memory[UID].stage is ProcessStage.RUNNING
 
 
+def test_a_version_that_runs_is_kept_though_memory_of_before_its_start_was_restored() -> None:
+    plan = plan_of(wanted(item("v2")), observed(running("v2")), record(item("v1")))
+    assert plan.actions == ()
+    current = plan.memory[UID].current
+    assert current is not None
+    assert (current.spec_hash, plan.memory[UID].stage) == ("v2", ProcessStage.RUNNING)
+
+
 def test_a_run_that_memory_lost_is_not_repeated() -> None:
     plan = plan_of(wanted(item(policy=RestartPolicy.NEVER)), observed(dead(0)))
     assert plan.actions == ()
