@@ -145,7 +145,8 @@ async def change(lab: GatewayLab, world: World, what: str, new: Any) -> None:
 async def live(steps: list[tuple[list[tuple[str, Any]], dict[str, Any]]]) -> None:
     token = device_token(ALL_DEVICES.encode(), "leaf-1")
     async with running_lab(references_namespaces=("lab",), credentials=Credentials(secrets=(ALL_DEVICES,))) as lab:
-        world, digests = World(), {}
+        world = World()
+        digests: dict[str | None, str] = {}
         await lab.declare("leaf-1")
         client = AsgiClient(lab.gateway.app, token, "https")
         for changes, execution in steps:
