@@ -16,7 +16,13 @@ from e2e.lab import debian
 from e2e.release.build import ROOT
 
 INSTALL_S = 600
-SOURCES = (".", "packages/praetor-api/src", "packages/praetor-agent/src", "packages/praetor-agent/tests")
+SOURCES = (
+    ".",
+    "packages/praetor-api/src",
+    "packages/praetor-api/tests",
+    "packages/praetor-agent/src",
+    "packages/praetor-agent/tests",
+)
 FROM_DEBIAN = "3.9"
 
 
