@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Random templates on a device, while what they refer to comes, changes and goes: what the process is started with.
 
-The model below says it anew, one variable and one character after the other, as Kubernetes documents it for a Pod.
+The model below is written from what Kubernetes documents for a Pod, one variable after the other.
 """
 
 from __future__ import annotations

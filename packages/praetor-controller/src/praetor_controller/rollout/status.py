@@ -94,10 +94,7 @@ class FleetSummary:
 
     *limit* is maxUnavailable as a number of devices, *progress_at* the last step forward and *since* the rollout's
     beginning as it is known, both in seconds since the epoch, *wave* the one that is being rolled out, *hold* what the
-    next one waits for. *stopped* is why the failure policy stopped the revision, empty when it did not; *rolled_back*:
-    devices go back to the current revision.
-    *limit* is maxUnavailable as a number of devices, *progress_at* the last step forward in seconds since the epoch,
-    *wave* the one that is being rolled out, *hold* what the next one waits for. *removals_held* are devices that no
+    next one waits for. *removals_held* are devices that no
     longer match and keep their process, because more than *removal_limit* do, or only because of their facts
     (*held_by_facts*). *withheld*: no device would be given what the template refers to. *stopped* is why the failure
     policy stopped the revision, empty when it did not; *rolled_back*: devices go back to the current revision.
@@ -374,15 +371,20 @@ def _writes_refused(
     return _set(conditions, ConditionType.WRITES_REFUSED, state, deployment.generation, now)
 
 
+def _shown(devices: Sequence[str]) -> str:
+    """Return the names of the first of *devices*, and how many more there are."""
+    more = f" and {len(devices) - _SHOWN} more" if len(devices) > _SHOWN else ""
+    return f"{', '.join(devices[:_SHOWN])}{more}"
+
+
 def _override_invalid(
     conditions: tuple[Condition, ...], deployment: DeploymentRow, summary: FleetSummary, now: datetime
 ) -> tuple[Condition, ...]:
     names = sorted(summary.invalid)
     if not names:
         return without_condition(conditions, ConditionType.OVERRIDE_INVALID)
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     keeps = "1 device keeps what it has" if len(names) == 1 else f"{len(names)} devices keep what they have"
-    message = f"{keeps} ({', '.join(names[:_SHOWN])}{more}): {summary.invalid[names[0]]}"
+    message = f"{keeps} ({_shown(names)}): {summary.invalid[names[0]]}"
     state = _ConditionState(ConditionStatus.TRUE, DeploymentReason.INVALID_SPEC, message)
     return _set(conditions, ConditionType.OVERRIDE_INVALID, state, deployment.generation, now)
 
@@ -393,10 +395,9 @@ def _removal_held(
     held = sorted(summary.removals_held)
     if not held:
         return without_condition(conditions, ConditionType.REMOVAL_HELD)
-    more = f" and {len(held) - _SHOWN} more" if len(held) > _SHOWN else ""
     count = f"{len(held)} device{'' if len(held) == 1 else 's'} no longer match{'es' if len(held) == 1 else ''}"
     message = (
-        f"{count}, at most {summary.removal_limit} may leave at once, and not all: {', '.join(held[:_SHOWN])}{more}; "
+        f"{count}, at most {summary.removal_limit} may leave at once, and not all: {_shown(held)}; "
         f"correct the selector or the labels, or: praetorctl rollout approve {deployment.name} --removal"
     )
     reason = DeploymentReason.DEVICES_NO_LONGER_MATCH
@@ -404,7 +405,7 @@ def _removal_held(
         reason = DeploymentReason.FACTS_NO_LONGER_MATCH
         message = (
             f"{count} spec.factSelector, and what a device reports removes no process: "
-            f"{', '.join(held[:_SHOWN])}{more}; correct the selector or the devices, "
+            f"{_shown(held)}; correct the selector or the devices, "
             f"or: praetorctl rollout approve {deployment.name} --removal"
         )
     state = _ConditionState(ConditionStatus.TRUE, reason, message)
