@@ -88,7 +88,7 @@ def main(
     problem = ""
     with tempfile.TemporaryDirectory(prefix="praetor-scale-") as folder:
         try:
-            with _at_most(timeout_s or int(600 + steady_s + devices / 50)), _cluster(Path(folder), assets) as cluster:
+            with _at_most(timeout_s or int(600 + steady_s + devices / 25)), _cluster(Path(folder), assets) as cluster:
                 click.echo(f"{devices:,} devices, {settings.replicas} gateways, control plane: {cluster.name}")
                 for phase in _phases(cluster, Path(folder), settings, steady_s, say):
                     phases.append(phase)
@@ -124,15 +124,10 @@ def _phases(
 ) -> Iterator[Phase]:
     fleet = ScaledFleet(cluster, folder, settings, say)
     try:
-        with Sampler(cluster, lambda: _connected(fleet), 1.0 if settings.devices < 5_000 else 3.0) as sampler:
+        with Sampler(cluster, fleet.connected, 1.0 if settings.devices < 5_000 else 3.0) as sampler:
             yield from Run(fleet, sampler, say, steady_s=steady_s).phases()
     finally:
         fleet.close()
-
-
-def _connected(fleet: ScaledFleet) -> int:
-    summaries = fleet.summaries()
-    return int(summaries[-1]["connected"]) if summaries else 0
 
 
 def _cluster(folder: Path, assets: Path | None) -> Cluster:

@@ -8,9 +8,9 @@ import json
 import re
 import resource
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -31,6 +31,7 @@ from e2e.stack.program import Program
 from e2e.stack.server import Server
 from e2e.stack.stack import Stack, StackSettings, environment, script
 from e2e.suite.workloads import sleeping
+from praetor_agent.clock import rfc3339
 from praetor_gateway.http.server import RESERVED_FILES
 
 NAME, PROTOTYPE = "scale", "scale-device-0"
@@ -38,6 +39,8 @@ GROUPS = 10
 WAVE = "0"
 WRITES_PER_S = 25
 """How many specs the controller may write a second: each costs the gateways up to three statuses."""
+READY_S = 1800.0
+"""How long a program may take until it knows the fleet: on two cores eight programs read 200,000 objects at once."""
 FULL = 0.9
 """Share of its connections that a gateway is planned for: devices that report have a second one for a moment."""
 
@@ -97,6 +100,7 @@ class ScaledFleet:
         self.kube: Kube = self.stack.kube("default")
         self._secret_file = write_secret(workdir / "secret", self.stack.secret.encode())
         self._workdir = workdir
+        self._up_since = rfc3339(datetime.now(UTC))
         self.simulators: list[Program] = []
         self._summaries: list[dict[str, Any]] = []
         self._read = 0  # bytes of the log of the devices
@@ -110,12 +114,12 @@ class ScaledFleet:
         if isinstance(stack.cluster, Envtest):
             self._bring_up_prototype()
             self._say(f"one device is there; copying it for {len(names) - 1} others")
-            copy_device(stack.cluster, PROTOTYPE, names[1:], GROUPS)
+            copy_device(stack.cluster, PROTOTYPE, names[1:], GROUPS, self._up_since)
         else:
             asyncio.run(create_switches(stack.cluster.kubeconfig, "default", names, GROUPS))
         self._say(f"starting {len(stack.gateways)} gateways and a controller")
         with ThreadPoolExecutor(len(stack.gateways) + 1) as pool:
-            for starting in [pool.submit(server.start) for server in stack.servers()]:
+            for starting in [pool.submit(server.start, READY_S) for server in stack.servers()]:
                 starting.result()
 
     def power_on(self) -> None:
@@ -157,6 +161,15 @@ class ScaledFleet:
     def judged_connected(self) -> int:
         """Return how many devices the failure detector calls connected; 0 while none is running."""
         return int(max(_gauge(each, "devices_connected") for each in self.stack.gateways))
+
+    def interval_s(self) -> float:
+        """Return how often devices are asked to be heard: gateways that are busy ask for less."""
+        return max(_gauge(each, "heartbeat_interval_seconds") for each in self.stack.gateways)
+
+    def connected(self) -> int:
+        """Return how many devices have said lately that they are connected, without those that are to be killed."""
+        summaries = self.summaries()
+        return int(summaries[-1]["connected"]) if summaries else 0
 
     def pending_statuses(self) -> int:
         """Return how many statuses wait to be written."""
@@ -223,6 +236,7 @@ class ScaledFleet:
             "summary-seconds": 2,
             "output": "json",
             "changes-file": self._workdir / f"{name}.jsonl",
+            "up-since": self._up_since,
             **({"ca-bundle": self._certificate.authority} if self._certificate else {}),
         }
         argv = [script("praetor-agent"), "simulate", *(f"--{key}={value}" for key, value in settings.items())]
@@ -231,16 +245,15 @@ class ScaledFleet:
         return program
 
 
-def switches(kube: Kube) -> list[Object]:
-    """Return all switches, read in pages."""
-    found: list[Object] = []
+def switches(kube: Kube) -> Iterator[Object]:
+    """Yield all switches, read in pages."""
     token = ""
     while True:
         page = kube.api.get(kube.path(SWITCHES), limit=500, **({"continue": token} if token else {})).body
-        found += page["items"]
+        yield from page["items"]
         token = page["metadata"].get("continue", "")
         if not token:
-            return found
+            return
 
 
 def time_of(text: str) -> float:

@@ -20,6 +20,8 @@ STEADY_WRITES_PER_S = 2.0
 WAVE_WRITES_PER_S = 100.0
 QUIET_S = 6.0
 AWAIT_S = 3600.0  # the timeout of the run is shorter
+MISSED = 3
+"""After so many intervals without a heartbeat a device counts as disconnected."""
 LOOK_S = 1.0
 """Between two looks at metrics, which cost the programs something."""
 
@@ -83,7 +85,6 @@ class Run:
         self._sampler = sampler
         self._say = say
         self._steady_s = steady_s
-        self._stale_s = 3.0 * fleet.settings.heartbeat_s
         self._since = 0.0  # since when, in seconds since 1970, no connection may have changed
 
     def phases(self) -> Iterator[Phase]:
@@ -101,7 +102,8 @@ class Run:
         fleet.bring_up()
         ready = time.monotonic()
         fleet.power_on()
-        self._await(fleet.judged_connected, count, "devices are connected")
+        self._await(fleet.connected, count - fleet.settings.doomed, "devices are connected")
+        self._await(fleet.judged_connected, count, "devices count as connected")
         connected = time.monotonic()
         self._await(fleet.available, count, "processes are available")
         self._await(lambda: -fleet.pending_statuses(), 0, "statuses are unwritten")
@@ -133,7 +135,8 @@ class Run:
         arbiter.wait_ready(900)
         ready = time.monotonic()
         # a device that was lost would be found out once the successor's grace is over
-        time.sleep(max(0.0, killed + 2 * self._stale_s + fleet.settings.heartbeat_s + 5.0 - time.monotonic()))
+        interval_s = fleet.interval_s()
+        time.sleep(max(0.0, killed + 2 * MISSED * interval_s + interval_s + 5.0 - time.monotonic()))
         after = fleet.disconnections()
         lost = after - (before if after >= counted else 0)
         limits = (Limit(what="devices called disconnected", value=max(0, lost), most=0),)
@@ -185,7 +188,7 @@ class Run:
             time.sleep(LOOK_S)
             return [name for name in doomed if self._connection(name)[0] == "True"]
 
-        within_s = 4 * self._stale_s + 60.0
+        within_s = 4 * MISSED * fleet.interval_s() + 60.0
         try:
             eventually(missed, lambda left: not left, what="all that were killed are found", within_s=within_s)
         except AssertionError:

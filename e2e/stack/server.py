@@ -68,12 +68,12 @@ class Server:
         """Return what `/metrics` says."""
         return requests.get(f"http://127.0.0.1:{self.ports[self._metrics]}/metrics", timeout=60).text
 
-    def start(self) -> None:
+    def start(self, within_s: float = READY_S) -> None:
         """Start and return when ready; on the first start it tries other ports when its own are in use."""
         for _ in range(ATTEMPTS):
             since = self.program.log.stat().st_size if self.program.log.exists() else 0
             self.program.start()
-            if self._became_ready(since):
+            if self._became_ready(since, within_s):
                 return
             self.program = self._program(free_ports(self._count))
         raise StackError(f"{self.name} found no free port in {ATTEMPTS} attempts")
@@ -91,9 +91,9 @@ class Server:
         self.program.restart(kill=kill)
         self.wait_ready()
 
-    def _became_ready(self, since: int) -> bool:
+    def _became_ready(self, since: int, within_s: float) -> bool:
         try:
-            self.wait_ready()
+            self.wait_ready(within_s)
         except StackError:
             taken = IN_USE in self.program.tail(since=since).lower()
             self.program.stop()

@@ -17,6 +17,8 @@ from e2e.scale.processes import Usage
 from e2e.scale.report import as_json, lines, picture
 from e2e.scale.sampler import Sample
 from e2e.scale.seed import _copies
+from praetor_agent.simulate.device import boot_id_of
+from praetor_api.canonical import spec_hash
 
 
 def sample(at: float, writes: int, cpu_s: float = 0.0, pid: int = 7) -> Sample:
@@ -69,14 +71,18 @@ def test_one_gateway_more_is_run_than_open_files_ask_for(monkeypatch: pytest.Mon
     assert many.replicas == 7
 
 
-def test_a_device_is_copied_with_names_and_uids_of_its_own() -> None:
-    switch = {"metadata": {"name": "proto", "uid": "u1", "labels": {}}, "spec": {}}
-    process = {"metadata": {"name": "x-proto", "uid": "u2"}, "spec": {"deviceRef": {"name": "proto"}}}
+def test_a_device_is_copied_with_names_uids_and_a_boot_of_its_own() -> None:
+    at = "2026-01-31T12:00:00Z"
+    boot = {"bootID": boot_id_of("proto", at)}
+    switch = {"metadata": {"name": "proto", "uid": "u1", "labels": {}}, "spec": {}, "status": boot}
+    process = {"metadata": {"name": "x-proto", "uid": "u2"}, "spec": {"deviceRef": {"name": "proto"}}, "status": boot}
     stored = {"/n/proto": json.dumps(switch), "/p/x-proto": json.dumps(process)}
-    found = {key: json.loads(value) for key, value in _copies(stored, "proto", ["a", "b"], 2)}
+    found = {key: json.loads(value) for key, value in _copies(stored, "proto", ["a", "b"], 2, at)}
     assert set(found) == {"/n/a", "/n/b", "/p/x-a", "/p/x-b"}
     assert found["/p/x-b"]["spec"]["deviceRef"]["name"] == "b"
     assert [found[key]["metadata"]["labels"] for key in ("/n/a", "/n/b")] == [{"group": "1"}, {"group": "0"}]
+    assert {item["status"]["bootID"] for item in found.values()} == {boot_id_of(name, at) for name in ("a", "b")}
+    assert found["/p/x-a"]["status"]["observedSpecHash"] == spec_hash({"deviceRef": {"name": "a"}})
     uids = {item["metadata"]["uid"] for item in found.values()}
     assert len(uids) == 4
     assert not uids & {"u1", "u2"}

@@ -105,6 +105,24 @@ def test_a_simulated_fleet_polls_runs_and_reports(tmp_path: Path, processes: str
     assert len([1 for change in changes if change["specHash"] == changed["specHash"]]) == 20
 
 
+def test_devices_that_are_up_since_a_given_time_say_the_same_in_each_run() -> None:
+    up_since = "2026-01-31T12:00:00Z"
+    first: list[Observation] = []
+    second: list[Observation] = []
+    with FakeGateway(heartbeat_seconds=1) as gateway:
+        gateway.desire(item("a", process_spec("x")))
+        for run in (first, second):
+            gateway.history.clear()
+            fleet = simulated(gateway.url, flags=("--count", "3", "--up-since", up_since))
+            try:
+                gateway.wait_for(lambda: len(gateway.history) >= 3, "the reports")
+            finally:
+                ended(fleet)
+            run += sorted(gateway.history, key=repr)
+    assert first == second
+    assert {seen.start_time for seen in first} == {up_since}
+
+
 def test_a_device_whose_gateway_cannot_be_reached_uses_another_one() -> None:
     with FakeGateway(heartbeat_seconds=1) as gateway:
         fleet = simulated(gateway.url, URL, flags=("--count", "6"))
@@ -272,6 +290,7 @@ def test_an_answer_without_end_is_refused(received: bytes) -> None:
     ("flags", "said"),
     [
         (["--processes", "0"], "--processes '0' is not a whole number from 1 to 200"),
+        (["--up-since", "noon"], "--up-since 'noon' is not a time in UTC; write it as 2026-01-31T12:00:00Z"),
         (["--loss", "2"], "--loss '2' is not a share from 0 to 1"),
         (["--output", "yaml"], "--output: invalid choice 'yaml'; choose table or json"),
         (["--gateway", f"{URL},x"], "--gateway 'x' is not a URL"),

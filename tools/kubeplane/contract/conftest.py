@@ -8,6 +8,7 @@ tests whose `needs` mark names a capability that the cluster lacks: contract.giv
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -79,7 +80,8 @@ def _namespaces(api: RawApi, cluster: Cluster) -> Iterator[list[str]]:
 @pytest.fixture
 def namespace(api: RawApi, _namespaces: list[str]) -> str:
     """A namespace of the test's own."""
-    body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"generateName": "contract-"}}
+    # not generateName: before 1.32 a name that is taken is an error, and hundreds of names of five letters meet one
+    body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": f"contract-{uuid.uuid4()}"}}
     answer = api.post("/api/v1/namespaces", body)
     assert answer.status == 201, answer
     _namespaces.append(answer.body["metadata"]["name"])

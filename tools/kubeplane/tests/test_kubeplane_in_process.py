@@ -7,6 +7,8 @@ import asyncio
 import json
 from typing import Any
 
+import pytest
+
 from kube_testing import FakeClock
 from kubeplane import ControlPlane, Request
 
@@ -77,3 +79,18 @@ async def test_after_a_restore_older_versions_are_gone_and_newer_ones_wait() -> 
     plane.store.restart_at(before)
     assert await ask(plane, "GET", f"{MAPS}/a") == (200, made)
     assert (await ask(plane, "GET", MAPS, resourceVersion=str(before + 5)))[0] == 504
+
+
+async def test_objects_with_a_generated_name_get_one_that_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    letters = iter("bbbbb" + "bbbbb" + "ccccc")
+    monkeypatch.setattr("secrets.choice", lambda _: next(letters))
+    plane = ControlPlane()
+    made = [await ask(plane, "POST", MAPS, {"metadata": {"generateName": "a-"}}) for _ in range(2)]
+    assert [(status, body["metadata"]["name"]) for status, body in made] == [(201, "a-bbbbb"), (201, "a-ccccc")]
+
+
+async def test_generated_names_end_with_a_conflict_after_eight_that_were_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    letters = iter("b" * 45 + "ccccc")
+    monkeypatch.setattr("secrets.choice", lambda _: next(letters))
+    plane = ControlPlane()
+    assert [(await ask(plane, "POST", MAPS, {"metadata": {"generateName": "a-"}}))[0] for _ in range(2)] == [201, 409]

@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import random
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ QUICK_SECONDS = 0.5
 """A poll that is answered sooner was not held."""
 IDLE_SECONDS = 3600.0
 BUSY_SECONDS = 0.2
+REVISIONS_PER_GENERATION = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +50,8 @@ class SimulateSettings:
     """Settings of `simulate`. *secret* mints a token per device, *token* is one for all; periods are in seconds.
 
     *gateways* are URLs. *processes* None: as many as the limit of open files asks for. *lag* and *loss* are those of
-    a Link; every *reconnect_seconds* all connections are closed at once, never if that is 0.
+    a Link; every *reconnect_seconds* all connections are closed at once, never if that is 0. *up_since*, as RFC 3339,
+    is when the devices booted and started their processes; None: now.
     """
 
     gateways: Sequence[str]
@@ -66,6 +69,7 @@ class SimulateSettings:
     summary_seconds: float
     as_json: bool
     changes_file: Path | None
+    up_since: str | None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -86,6 +90,11 @@ class SimulatedFleet:
     random: random.Random = field(default_factory=random.Random)  # noqa: S311 - no secret
 
 
+def boot_id_of(device: str, up_since: str) -> str:
+    """Return the boot id of a simulated *device* that booted at *up_since*: the same one in each run."""
+    return hashlib.sha256(f"{device} {up_since}".encode()).hexdigest()[:32]
+
+
 class SimulatedDevice:
     """The device *name* of the fleet; *token* authenticates it, *number* says which gateway it uses first."""
 
@@ -102,8 +111,10 @@ class SimulatedDevice:
         self.silent = fleet.settings.faults.is_dead(name)
         now = fleet.clock.now()
         facts = {"os": "simulated", "hostname": name, "features": ",".join(sorted(AGENT_FEATURES))}
-        boot_id = f"{fleet.random.getrandbits(128):032x}"
-        self._identity = Report(agent_version=__version__, boot_id=boot_id, facts=facts, revision=first_seq(now))
+        boot_id, revision = f"{fleet.random.getrandbits(128):032x}", first_seq(now)
+        if fleet.settings.up_since is not None:
+            boot_id, revision = boot_id_of(name, fleet.settings.up_since), 0
+        self._identity = Report(agent_version=__version__, boot_id=boot_id, facts=facts, revision=revision)
         self._reports = ReportState(base=first_seq(now), next_at=now)
         self._polls = first_seq(now)
         self._quiet = self._resync = False
@@ -194,17 +205,26 @@ class SimulatedDevice:
         for uid in set(self._observed) - set(wanted):
             del self._observed[uid]
         now = self._fleet.clock.now()
+        if self._fleet.settings.up_since is not None:
+            self._revise(wanted.values())
         for uid, item in wanted.items():
             spec_hash = str(item.get("specHash", ""))
             known = self._observed.get(uid)
             if known is None or known.observed_spec_hash != spec_hash:
-                self._observed[uid] = self._started(uid, spec_hash, item)
+                start_time = self._fleet.settings.up_since if known is None else None
+                self._observed[uid] = self._started(uid, spec_hash, item, start_time)
                 self._since[uid] = now
                 wall = self._fleet.clock.wall().isoformat()
                 self._fleet.tally().received(Receipt(self.name, spec_hash, now, wall, known is not None))
         self._changed.set()
 
-    def _started(self, uid: str, spec_hash: str, item: Mapping[str, Any]) -> Observation:
+    def _revise(self, wanted: Iterable[Mapping[str, Any]]) -> None:
+        """Number what is reported of *wanted* from its generation, not the time: another run says the same again."""
+        newest = max((item["generation"] for item in wanted if isinstance(item.get("generation"), int)), default=0)
+        revision = max(self._reports.revision, newest * REVISIONS_PER_GENERATION)
+        self._reports = replace(self._reports, revision=revision)
+
+    def _started(self, uid: str, spec_hash: str, item: Mapping[str, Any], start_time: str | None) -> Observation:
         self._pid += 1
         settings = self._fleet.settings
         fails = self._fleet.random.random() < settings.fail_rate or settings.faults.fails(self.name, item)
@@ -216,7 +236,7 @@ class SimulatedDevice:
             process_started=not fails,
             healthy=not fails,
             pid=None if fails else self._pid,
-            start_time=rfc3339(self._fleet.clock.wall()),
+            start_time=start_time or rfc3339(self._fleet.clock.wall()),
             error_message="simulated failure" if fails else None,
         )
 
@@ -226,7 +246,8 @@ class SimulatedDevice:
             now = self._fleet.clock.now()
             if self._resync:
                 self._resync, self._reports = False, self._reports.resync(now)
-            self._reports = self._reports.revised(self._observed, now)
+            revised_at = now if self._fleet.settings.up_since is None else 0.0
+            self._reports = self._reports.revised(self._observed, revised_at)
             current = self._reports.latest
             due_at = self._reports.due_at(current, now)
             if due_at <= now:

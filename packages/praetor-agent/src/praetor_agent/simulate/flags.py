@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 
 from praetor_agent import settings
+from praetor_agent.clock import rfc3339
 from praetor_agent.errors import UsageError
 from praetor_agent.flags import flag, gateway_flags, unknown
 from praetor_agent.simulate.device import SimulateSettings
@@ -49,6 +51,7 @@ def settings_of(arguments: Sequence[str]) -> SimulateSettings:
         as_json=_is_json(options.output),
         summary_seconds=max(0.1, settings.seconds("--summary-seconds", options.summary_seconds)),
         changes_file=Path(options.changes_file) if options.changes_file else None,
+        up_since=_time("--up-since", options.up_since) if options.up_since else None,
     )
 
 
@@ -77,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     flag(parser, "--summary-seconds", default="5", help="seconds between two summaries")
     flag(parser, "-o", "--output", default="table", help="table, at the end; or json, a line for each summary")
     flag(parser, "--changes-file", help="append a JSON line for each spec that a device receives")
+    flag(parser, "--up-since", help="when devices booted and started their processes, as 2026-01-31T12:00:00Z (now)")
     return parser
 
 
@@ -108,6 +112,13 @@ def _whole(flag: str, text: str, maximum: int) -> int:
     if not text.isdecimal() or not 0 < int(text) <= maximum:
         raise UsageError(f"{flag} {text!r} is not a whole number from 1 to {maximum}")
     return int(text)
+
+
+def _time(flag: str, text: str) -> str:
+    try:
+        return rfc3339(datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ"))  # noqa: DTZ007 - the format says UTC
+    except ValueError as e:
+        raise UsageError(f"{flag} {text!r} is not a time in UTC; write it as 2026-01-31T12:00:00Z") from e
 
 
 def _is_json(output: str) -> bool:

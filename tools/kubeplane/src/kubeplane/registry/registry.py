@@ -51,7 +51,10 @@ class Registry:
         if "resourceVersion" in meta:
             raise bad_request("resourceVersion should not be set on objects to be created")
         if "name" not in meta and "generateName" in meta:
-            meta["name"] = writing.generated_name(meta["generateName"])
+            space = namespace if resource.namespaced else ""
+            meta["name"] = writing.generated_name(
+                meta["generateName"], lambda name: self.store.get(resource.table, (space, name)) is not None
+            )
         self._check_namespace(resource, namespace, meta.get("name", ""))
         return self._create(resource, obj, options, writer=self._writer(resource, options, "Update"))
 

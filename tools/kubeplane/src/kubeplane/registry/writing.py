@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import json
-import random
-from collections.abc import Iterator
+import secrets
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from kubeplane.schema.structural import default, prune
 from kubeplane.schema.validation import duplicates, invalid_value, validate
 
 _ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
+_ATTEMPTS = 8
 _BLOCKING = ("Required value", "must be of type", "should have at most", "should be at most")
 _UNCHECKED = (
     "Invalid value: null: some validation rules were not checked because the object was invalid; "
@@ -142,6 +143,15 @@ def _custom_faults(resource: Resource, new: Obj, old: Obj | None) -> Iterator[Ca
     yield from resource.rules.check(new, old)
 
 
-def generated_name(prefix: str) -> str:
-    """Return the prefix, shortened if need be, and five letters of chance."""
-    return prefix[:58] + "".join(random.choices(_ALPHABET, k=5))  # noqa: S311 - a name, not a secret
+def generated_name(prefix: str, taken: Callable[[str], bool] = lambda name: False) -> str:
+    """Return the prefix, shortened if need be, and five random letters; a *taken* name after eight attempts.
+
+    Kubernetes makes as many attempts since 1.32. The letters do not come from `random`: a test in the same process may
+    have seeded it, and get the same names again.
+    """
+    name = ""
+    for _ in range(_ATTEMPTS):
+        name = prefix[:58] + "".join(secrets.choice(_ALPHABET) for _ in range(5))
+        if not taken(name):
+            break
+    return name
