@@ -124,7 +124,7 @@ def _phases(
 ) -> Iterator[Phase]:
     fleet = ScaledFleet(cluster, folder, settings, say)
     try:
-        with Sampler(cluster, fleet.connected, 1.0 if settings.devices < 5_000 else 3.0) as sampler:
+        with Sampler(cluster, fleet.connected, min(10.0, max(1.0, settings.devices / 2_500))) as sampler:
             yield from Run(fleet, sampler, say, steady_s=steady_s).phases()
     finally:
         fleet.close()

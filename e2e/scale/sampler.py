@@ -40,6 +40,8 @@ class Sampler:
         self._connected = connected
         self._interval_s = interval_s
         self._ended = Event()
+        self._counted: dict[str, int] = {}  # by the apiserver that runs
+        self._before: dict[str, int] = defaultdict(int)  # by those that ran before
         self._thread = Thread(target=self._run, name="sampler", daemon=True)
 
     def __enter__(self) -> Self:
@@ -63,9 +65,14 @@ class Sampler:
 
     def _sample(self) -> None:
         try:
-            writes = writes_so_far(self._cluster)
+            counted = dict(writes_so_far(self._cluster))
         except (ClusterError, OSError):  # it is too busy to say so
             return
+        for resource, count in self._counted.items():
+            if counted.get(resource, 0) < count:  # it started again
+                self._before[resource] += count
+        self._counted = counted
+        writes = {name: counted.get(name, 0) + self._before[name] for name in {*counted, *self._before}}
         files = len(self.samples) % FILES_EVERY == 0
         self.samples.append(
             Sample(at=time.monotonic(), writes=writes, connected=self._connected(), programs=usages(files=files))

@@ -26,7 +26,10 @@ def copy_device(cluster: Envtest, prototype: str, names: Sequence[str], groups: 
     stored = {key: value for key, value in cluster.stored(PREFIX).items() if prototype in key}
     if len(stored) != 2:
         raise ValueError(f"{prototype} has the objects {', '.join(stored) or 'none'}, not a switch and a process")
+    # it reads all at once when it starts, which takes seconds; to follow so many changes takes it minutes
+    cluster.stop_apiserver()
     cluster.store(_copies(stored, prototype, names, groups, up_since))
+    cluster.start_apiserver()
 
 
 def _copies(

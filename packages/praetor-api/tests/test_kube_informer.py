@@ -4,12 +4,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any
 
 import pytest
 
 from kube_testing import FakeClock, InProcessKube
+from praetor_api.kube.client.api import WatchEvent, WatchType
 from praetor_api.kube.client.errors import (
     ApiError,
     Forbidden,
@@ -20,7 +21,7 @@ from praetor_api.kube.client.errors import (
     api_error,
 )
 from praetor_api.kube.client.resource import Key, Resource
-from praetor_api.kube.runtime.informer import CATCH_UP_S, DOUBT_S, OPEN_S, SILENCE_S, Informer
+from praetor_api.kube.runtime.informer import CATCH_UP_S, DOUBT_S, LIST_TIMEOUT_S, OPEN_S, SILENCE_S, Informer
 
 CONFIG_MAPS = Resource("", "v1", "configmaps", "ConfigMap")
 Row = tuple[str, int]  # device and number
@@ -101,6 +102,98 @@ async def test_lists_come_in_pages() -> None:
     async with world.running():
         assert len(world.informer) == 7
         assert world.asked("list") == 3
+
+
+async def large_world() -> World:
+    """A world with more objects than are read in pages: p0 to p11 in pages of 2."""
+    world = World(page_size=2)
+    await world.create(*(f"p{i}" for i in range(12)))
+    return world
+
+
+async def test_a_large_kind_is_read_as_a_stream() -> None:
+    world = await large_world()
+    async with world.running():
+        assert world.informer.synced.is_set()
+        assert set(world.rows()) == {f"p{i}" for i in range(12)}
+        assert (world.asked("list"), world.asked("watch")) == (1, 2)  # a page, the stream, and the watch from there
+        assert len(world.log) == 12
+        await world.set_number("p1", 5)
+        await world.clock.settle()
+        assert world.rows()["p1"] == ("leaf-1", 5)
+
+
+async def test_what_was_deleted_is_missing_in_the_stream_and_goes() -> None:
+    world = await large_world()
+    async with world.running():
+        world.api.unreachable = True
+        world.api.end_watches(Unreachable("cut"))
+        await world.clock.advance(1)
+        await world.delete("p11")
+        await world.create("q")
+        world.kube.expire_history()
+        world.api.heal()
+        await world.clock.advance(120)
+        assert set(world.rows()) == {f"p{i}" for i in range(11)} | {"q"}
+
+
+@pytest.mark.parametrize("status", [400, 422])
+async def test_an_api_that_sends_no_stream_is_read_in_pages_from_then_on(status: int) -> None:
+    world = await large_world()
+    world.api.fail_next(api_error(status, "Invalid", "sendInitialEvents is forbidden"), verb="watch")
+    async with world.running():
+        assert len(world.informer) == 12
+        assert (world.asked("list"), world.asked("watch")) == (6, 2)
+        world.api.expire_history()
+        await world.clock.advance(60)
+        assert world.asked("list") == 12
+
+
+async def test_a_stream_that_ends_too_soon_is_no_whole_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    world, whole = await large_world(), [False, True]
+    watch = world.api.watch
+
+    async def cut(*args: Any, **options: Any) -> AsyncIterator[WatchEvent]:
+        is_whole = not options.get("listed") or whole.pop(0)
+        async with aclosing(watch(*args, **options)) as events:
+            async for event in events:
+                if event.type is WatchType.BOOKMARK and not is_whole:
+                    return
+                yield event
+
+    monkeypatch.setattr(world.api, "watch", cut)
+    async with world.running():
+        assert len(world.informer) == 12
+        assert not world.informer.synced.is_set()
+        await world.clock.advance(10)
+        assert world.informer.synced.is_set()
+
+
+async def test_what_is_deleted_while_the_stream_begins_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = await large_world()
+    watch = world.api.watch
+
+    async def deleting(*args: Any, **options: Any) -> AsyncIterator[WatchEvent]:
+        async with aclosing(watch(*args, **options)) as events:
+            async for event in events:
+                if event.type is WatchType.BOOKMARK and options.get("listed"):
+                    gone = {"metadata": {"namespace": "lab", "name": "p3", "resourceVersion": "1"}}
+                    yield WatchEvent(WatchType.DELETED, gone)
+                yield event
+
+    monkeypatch.setattr(world.api, "watch", deleting)
+    async with world.running():
+        assert set(world.rows()) == {f"p{i}" for i in range(12) if i != 3}
+
+
+async def test_a_stream_that_stops_is_given_up() -> None:
+    world = await large_world()
+    world.api.hang_next(verb="watch")
+    async with world.running():
+        await world.clock.advance(LIST_TIMEOUT_S - 1)
+        assert not world.informer.synced.is_set()
+        await world.clock.advance(10)
+        assert len(world.informer) == 12
 
 
 async def test_rows_are_found_by_index() -> None:

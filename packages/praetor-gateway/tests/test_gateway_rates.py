@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Awaitable
 
 import pytest
 
 from gateway_testing import SHARED_TOKEN, Answer, AsgiClient, GatewayLab, running_lab
-from praetor_gateway.http.problems import PAUSE_S, REFUSALS_PER_S
+from kube_testing import FakeClock
+from praetor_gateway.http.problems import PAUSE_S, REFUSALS_PER_S, ProblemHandlers
 from praetor_gateway.http.rate_limit import BURST_S, RateLimit, network_of
 
 DEVICE = "/v1/devices/leaf-1"
@@ -81,6 +83,19 @@ async def test_what_needs_no_token_is_slowed_down_for_each_address(method: str, 
         assert (await paused(lab, stranger.request(method, path))).status == status
         await lab.clock.advance(BURST_S)
         assert (await stranger.request(method, path)).status == status
+
+
+async def test_connections_that_are_slowed_down_at_once_are_not_answered_at_once() -> None:
+    clock, fractions = FakeClock(), itertools.cycle(number / 10 for number in range(10))
+    problems = ProblemHandlers(lambda *_: None, clock, lambda: next(fractions))
+    waiting = [asyncio.ensure_future(problems.slow_down({}, 429)) for _ in range(100)]
+    await clock.advance(PAUSE_S / 2)
+    answered = [sum(each.done() for each in waiting)]
+    for _ in range(10):
+        await clock.advance(PAUSE_S / 20)
+        answered.append(sum(each.done() for each in waiting))
+    assert max(after - before for before, after in itertools.pairwise(answered)) <= 20
+    assert answered[-1] == 100
 
 
 @pytest.mark.parametrize("heartbeat_s", [1, 15])

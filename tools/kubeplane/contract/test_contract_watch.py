@@ -58,6 +58,26 @@ def test_a_watch_from_anywhere_begins_with_what_is_there(widgets: Collection, ve
     assert sorted(names(seen(widgets, resourceVersion=version))) == [("ADDED", "a"), ("ADDED", "b")]
 
 
+def test_a_watch_says_when_all_that_is_there_was_sent_or_that_it_cannot(widgets: Collection) -> None:
+    widgets.made(widget("a"))
+    widgets.made(widget("b"))
+    asked = {"sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan", "allowWatchBookmarks": "true"}
+    answer = widgets.listing(watch="true", timeoutSeconds="1", **asked) if not _marks(widgets, asked) else None
+    assert answer is None or (answer.status, answer.reason) == (422, "Invalid")
+
+
+def _marks(widgets: Collection, asked: dict[str, str]) -> bool:
+    """Return whether a watch was accepted, whose first bookmark follows all that is there."""
+    try:
+        frames = seen(widgets, timeout_s=3, **asked)
+    except AssertionError:  # refused
+        return False
+    *listed, mark = frames[:3]
+    assert sorted(names(listed)) == [("ADDED", "a"), ("ADDED", "b")]
+    assert (mark.type, mark.object["metadata"]["annotations"]) == ("BOOKMARK", {"k8s.io/initial-events-end": "true"})
+    return True
+
+
 def test_events_arrive_while_the_watch_is_open(widgets: Collection) -> None:
     version = version_of(widgets)
     with widgets.api.watch(widgets.path, timeout_s=20, resourceVersion=version) as frames:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -22,7 +23,8 @@ REFUSALS_PER_S = 10.0
 """Refused requests of one address that are answered at once, in the long run. Many devices may share an address, and
 one with a good token is never refused for the others."""
 PAUSE_S = 1.0
-"""How long an answer beyond a rate waits: a loop of requests costs no more than one a second and connection."""
+"""How long an answer beyond a rate waits at most, and half of it at least: a loop of requests costs no more than two a
+second and connection. Hundreds of connections that ask at once are not answered at once, which others would feel."""
 _REFUSALS = frozenset({400, 401, 404, 405, 408, 413, 415})
 
 
@@ -46,11 +48,17 @@ class ProblemBody:
 
 
 class ProblemHandlers:
-    """Turns errors into answers; *count* is called with each route and status."""
+    """Turns errors into answers; *count* is called with each route and status, *fraction* is random in [0, 1)."""
 
-    def __init__(self, count: Callable[[str, int], None], clock: Clock) -> None:
+    def __init__(
+        self,
+        count: Callable[[str, int], None],
+        clock: Clock,
+        fraction: Callable[[], float] = random.random,  # noqa: S311 - no secret
+    ) -> None:
         self._count = count
         self._clock = clock
+        self._fraction = fraction
         self._refusals = RateLimit(REFUSALS_PER_S)
 
     async def slow_down(self, scope: Scope, status: int) -> None:
@@ -59,7 +67,7 @@ class ProblemHandlers:
         if status == HTTPStatus.TOO_MANY_REQUESTS or (
             status in _REFUSALS and self._refusals.spend(network_of(address), self._clock.monotonic()) > 0
         ):
-            await self._clock.sleep(PAUSE_S)
+            await self._clock.sleep(PAUSE_S * (1.0 + self._fraction()) / 2.0)
 
     def answer(self, scope: Scope, problem: Problem) -> Response:
         """Return the answer to the request of *scope*."""

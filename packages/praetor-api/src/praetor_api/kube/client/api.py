@@ -12,10 +12,14 @@ from attrs import frozen
 
 from praetor_api.kube.client.resource import Key, Resource
 
-__all__ = ["KubeApi", "PatchType", "Query", "WatchEvent", "WatchType"]
+__all__ = ["INITIAL_EVENTS_END", "KubeApi", "PatchType", "Query", "WatchEvent", "WatchType"]
 
 Query: TypeAlias = Mapping[str, str | None]
 """The parameters of a request; those that are None are left out."""
+
+
+INITIAL_EVENTS_END = "k8s.io/initial-events-end"
+"""The annotation of the bookmark that follows the last of the objects with which a watch begins."""
 
 
 class PatchType(StrEnum):
@@ -124,14 +128,17 @@ class KubeApi(ABC):
         resource: Resource,
         namespace: str | None,
         *,
-        resource_version: str,
+        resource_version: str = "",
         label_selector: str | None = None,
         field_selector: str | None = None,
         timeout_s: float,
+        listed: bool = False,
         on_open: Callable[[], None] | None = None,
     ) -> AsyncGenerator[WatchEvent, None]:
         """Yield the changes after *resource_version*, and bookmarks, for about *timeout_s* seconds.
 
+        With *listed* it begins with all objects, as ADDED, and a bookmark with INITIAL_EVENTS_END after the last one;
+        an ApiError of 422 comes from an API that cannot do that, as before Kubernetes 1.32.
         *on_open* is called once the API has accepted the watch, which may be long before the first event.
         Close it (contextlib.aclosing) when leaving it early.
         """
@@ -139,6 +146,8 @@ class KubeApi(ABC):
             "watch": "true",
             "allowWatchBookmarks": "true",
             "resourceVersion": resource_version,
+            "sendInitialEvents": "true" if listed else None,
+            "resourceVersionMatch": "NotOlderThan" if listed else None,
             "timeoutSeconds": str(max(1, int(timeout_s))),
             "labelSelector": label_selector,
             "fieldSelector": field_selector,

@@ -13,9 +13,9 @@ import math
 import random
 from collections.abc import Callable, Iterable
 from contextlib import aclosing
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NoReturn, TypedDict, TypeVar
 
-from praetor_api.kube.client.api import KubeApi, WatchEvent, WatchType
+from praetor_api.kube.client.api import INITIAL_EVENTS_END, KubeApi, WatchEvent, WatchType
 from praetor_api.kube.client.errors import ApiError, Forbidden, Gone, KubeError, NotFound, Unreachable
 from praetor_api.kube.client.resource import Key, Resource
 from praetor_api.kube.runtime.backoff import Backoff
@@ -33,6 +33,8 @@ __all__ = [
     "OUTAGE_BACKOFF",
     "SHORT_WATCH_S",
     "SILENCE_S",
+    "STREAM_PAGES",
+    "STREAM_TURN",
     "WATCH_TIMEOUT_S",
     "Handler",
     "Informer",
@@ -56,6 +58,12 @@ HEALTHY_S = 10.0  # after an attempt of this length, or with an event, the backo
 SHORT_WATCH_S = 1.0
 WATCH_TIMEOUT_S = (300.0, 600.0)  # a range, so that replicas do not reconnect together
 LIST_TIMEOUT_S = 60.0
+STREAM_PAGES = 4
+"""A list of more pages than this is read as a stream, if the API can send it so: a current one, which lists from
+memory, walks through all that is left for each page. 100,000 objects in pages of 500 keep two cores busy for minutes,
+and tokens expire meanwhile."""
+STREAM_TURN = 100
+"""Objects of a stream after which others get a turn."""
 CATCH_UP_S = 1.0
 """A resumed watch delivers missed events for this long, as fast as the API can; the copy counts as behind till then."""
 ABSENT_S = (45.0, 60.0)  # a range, as above
@@ -67,6 +75,11 @@ _log = logging.getLogger(__name__)
 
 class _Silent(Unreachable):
     """An open watch sent nothing for a long time: it is opened again, in case that its connection is lost."""
+
+
+class _Selectors(TypedDict):
+    label_selector: str | None
+    field_selector: str | None
 
 
 class Informer(Generic[T]):
@@ -99,7 +112,7 @@ class Informer(Generic[T]):
         self._project = project
         self._clock = clock
         self._namespace = namespace
-        self._selectors: dict[str, str | None] = {"label_selector": label_selector, "field_selector": field_selector}
+        self._selectors = _Selectors(label_selector=label_selector, field_selector=field_selector)
         self._page_size = page_size
         self._optional = optional
         self._store: Indexer[T] = Indexer()
@@ -107,6 +120,7 @@ class Informer(Generic[T]):
         self._list_handlers: list[Callable[[float], None]] = []
         self._version: str | None = None  # None: list before watching
         self._failures = 0
+        self._may_stream = True
         self._expiries = 0  # 410s in a row: a list fixes one at once, so they do not wait for earlier failures
         self._got_event = False
         self._doubted = asyncio.Event()
@@ -187,7 +201,7 @@ class Informer(Generic[T]):
                 await self._clock.sleep(delay)
 
     async def _relist(self) -> None:
-        """Read all pages, changing rows as they come; what no page shows was deleted meanwhile."""
+        """Read all objects, changing rows as they come; what is not shown was deleted meanwhile."""
         began = self._clock.monotonic()
         seen: set[Key] = set()
         token: str | None = None
@@ -197,17 +211,67 @@ class Informer(Generic[T]):
                 key = Key.of(obj)
                 seen.add(key)
                 self._upsert(key, obj)
-            token = page["metadata"].get("continue")
+            version, token = page["metadata"]["resourceVersion"], page["metadata"].get("continue")
             if not token:
+                break
+            left = page["metadata"].get("remainingItemCount") or 0
+            if self._may_stream and left > STREAM_PAGES * self._page_size and (streamed := await self._stream_all()):
+                version, seen = streamed
                 break
         for key in [key for key in self._store.rows if key not in seen]:
             self._remove(key)
-        self._version, self.absent = page["metadata"]["resourceVersion"], None
+        self._version, self.absent = version, None
         for handler in self._list_handlers:
             handler(began)
         now = self._clock.monotonic()
         self.behind_until = now if now - began < CATCH_UP_S else math.inf  # a list is as old as it took
         self.synced.set()
+
+    async def _stream_all(self) -> tuple[str, set[Key]] | None:
+        """Read all objects as a stream; return the version that they have, and their keys. None: the API cannot."""
+        self._is_open = False
+        try:
+            return await first(self._read_stream(), self._watch_for_silence(LIST_TIMEOUT_S, LIST_TIMEOUT_S))
+        except ApiError as e:
+            if e.status not in (400, 422):
+                raise
+            self._may_stream = False
+            return None
+
+    async def _read_stream(self) -> tuple[str, set[Key]]:
+        seen: set[Key] = set()
+        events = self._api.watch(
+            self._resource,
+            self._namespace,
+            timeout_s=WATCH_TIMEOUT_S[1],
+            listed=True,
+            on_open=self._stream_opened,
+            **self._selectors,
+        )
+        count = 0
+        async with aclosing(events):
+            async for event in events:
+                self._contacted()
+                metadata = event.object["metadata"]
+                if event.type is WatchType.BOOKMARK:
+                    if (metadata.get("annotations") or {}).get(INITIAL_EVENTS_END) == "true":
+                        return metadata["resourceVersion"], seen
+                    continue
+                key = Key.of(event.object)
+                if event.type is WatchType.DELETED:  # since the stream began
+                    seen.discard(key)
+                    self._remove(key)
+                else:
+                    seen.add(key)
+                    self._upsert(key, event.object)
+                count += 1
+                if count % STREAM_TURN == 0:
+                    await asyncio.sleep(0)
+        raise Unreachable(f"the list of {self._resource.plural} ended after {count} objects, before it was whole")
+
+    def _stream_opened(self) -> None:
+        self._is_open = True
+        self._contacted()
 
     async def _list_page(self, token: str | None) -> dict[str, Any]:
         request = self._api.list_page(
@@ -277,10 +341,10 @@ class Informer(Generic[T]):
     def _contacted(self) -> None:
         self.last_contact = self._clock.monotonic()
 
-    async def _watch_for_silence(self) -> None:
+    async def _watch_for_silence(self, open_s: float = OPEN_S, silence_s: float = SILENCE_S) -> NoReturn:
         began = self._clock.monotonic()
         while True:
-            limit = SILENCE_S if self._is_open else OPEN_S
+            limit = silence_s if self._is_open else open_s
             left = max(began, self.last_contact or began) + limit - self._clock.monotonic()
             if left <= 0:
                 if self._is_open:
