@@ -52,12 +52,23 @@ def find_assets(folder: Path | None = None) -> Path:
 
 
 class Envtest(LocalCluster):
-    """Real etcd and kube-apiserver; the controller-manager, where there is one, collects garbage and namespaces."""
+    """Real etcd and kube-apiserver; the controller-manager, where there is one, collects garbage and namespaces.
+
+    Without *controllers* it does not run: it follows all objects of all kinds, too.
+    """
 
     name = "envtest"
 
-    def __init__(self, workdir: Path, *, assets: Path | None = None, policy: audit.Policy = audit.EVERYTHING) -> None:
+    def __init__(
+        self,
+        workdir: Path,
+        *,
+        assets: Path | None = None,
+        policy: audit.Policy = audit.EVERYTHING,
+        controllers: bool = True,
+    ) -> None:
         self._assets = find_assets(assets)
+        self._has_controllers = controllers and os.access(self._assets / "kube-controller-manager", os.X_OK)
         self._policy = policy
         self._cert_dir = workdir / "certs"
         self._cert_dir.mkdir(parents=True, exist_ok=True)
@@ -163,7 +174,7 @@ class Envtest(LocalCluster):
         )
 
     def _run_controllers(self) -> Process | None:
-        if not os.access(self._assets / "kube-controller-manager", os.X_OK):
+        if not self._has_controllers:
             return None
         return self._run(
             "kube-controller-manager",

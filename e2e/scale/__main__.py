@@ -134,7 +134,7 @@ def _cluster(folder: Path, assets: Path | None) -> Cluster:
     if assets is None and not any(os.environ.get(name) for name in ASSETS_VARIABLES):
         click.echo("no KUBEBUILDER_ASSETS: this is the embedded control plane, whose writes are no measure")
         return Embedded(folder / "cluster")
-    return Envtest(folder / "cluster", assets=assets, policy=SPECS)
+    return Envtest(folder / "cluster", assets=assets, policy=SPECS, controllers=False)
 
 
 def _draw(phases: Sequence[Phase], folder: Path, subject: str) -> None:

@@ -15,7 +15,9 @@ from e2e.stack.errors import StackError
 from e2e.stack.program import Program
 
 ATTEMPTS = 4
-POLL_S = 0.05
+POLL_S, MAX_POLL_S = 0.05, 1.0
+POLLS = 20
+"""How often to look in the time that has passed: a program that takes long is asked less often."""
 READY_S = 300.0
 IN_USE = "address already in use"
 
@@ -80,11 +82,12 @@ class Server:
 
     def wait_ready(self, within_s: float = READY_S) -> None:
         """Return when `/readyz` says so; StackError with the log when it does not in time."""
-        deadline = time.monotonic() + within_s
+        began = time.monotonic()
         while not self.ready:
-            if not self.program.running or time.monotonic() > deadline:
+            waited_s = time.monotonic() - began
+            if not self.program.running or waited_s > within_s:
                 raise StackError(f"{self.name} is not ready; {self.program.log} ends:\n{self.program.tail()}")
-            time.sleep(POLL_S)
+            time.sleep(min(max(POLL_S, waited_s / POLLS), MAX_POLL_S))
 
     def restart(self, *, kill: bool = False) -> None:
         """End the program, gracefully or not, and start it on the same ports; returns when it is ready."""

@@ -149,8 +149,7 @@ def test_never_runs_to_completion_once(fleet: AgentFleet, kube: Kube, plan_check
         lambda: kube.deployment("firmware"), lambda item: condition(item, "Available") == "True", what="available"
     )
     connected = conditions(kube.switch(device))["AgentConnected"]
-    fleet.agent(device).restart(kill=True)
-    _heard_again(fleet, device)
+    _restart(fleet, device, kill=True)
     assert ran.read_text() == "x\n"
     assert conditions(kube.switch(device))["AgentConnected"]["lastTransitionTime"] == connected["lastTransitionTime"]
     with plan_check.template("firmware", shell('echo again >>"$1"', str(ran), restartPolicy="Never")):
@@ -165,8 +164,7 @@ def test_never_reports_a_failure_and_does_not_try_again(fleet: AgentFleet, kube:
     process = await_phase(kube, device, "Failed")
     assert process["status"]["exitCode"] == 7
     assert condition(process, "Healthy") == "False"
-    fleet.agent(device).restart()
-    _heard_again(fleet, device)
+    _restart(fleet, device)
     assert ran.read_text() == "x\n"
 
 
@@ -190,9 +188,13 @@ def test_a_transition_time_moves_only_with_the_status(fleet: AgentFleet, kube: K
     assert after["lastTransitionTime"] == before["lastTransitionTime"]
 
 
-def _heard_again(fleet: AgentFleet, device: str) -> None:
-    """Return when the restarted agent has fetched its state and reported."""
-    agent = fleet.agent(device)
-    boot = fleet.kube.switch(device)["status"].get("bootID")
-    eventually(lambda: agent.program.running and agent.program.tail(), what="the agent is up")
-    eventually(lambda: fleet.kube.switch(device)["status"].get("bootID") == boot, what="the agent reported")
+def _restart(fleet: AgentFleet, device: str, *, kill: bool = False) -> None:
+    """Restart the agent, and return when the new one has fetched its state and reported."""
+    before = eventually(lambda: _revision(fleet, device), what="the agent reported")
+    fleet.agent(device).restart(kill=kill)
+    eventually(lambda: _revision(fleet, device) > before, what="the restarted agent reported")
+
+
+def _revision(fleet: AgentFleet, device: str) -> int:
+    """Return the number of the report that the switch's status holds, which grows with a restart; 0: none."""
+    return int(((fleet.kube.switch(device).get("status") or {}).get("reported") or {}).get("revision", 0))

@@ -74,8 +74,12 @@ def test_one_gateway_more_is_run_than_open_files_ask_for(monkeypatch: pytest.Mon
 def test_a_device_is_copied_with_names_uids_and_a_boot_of_its_own() -> None:
     at = "2026-01-31T12:00:00Z"
     boot = {"bootID": boot_id_of("proto", at)}
-    switch = {"metadata": {"name": "proto", "uid": "u1", "labels": {}}, "spec": {}, "status": boot}
-    process = {"metadata": {"name": "x-proto", "uid": "u2"}, "spec": {"deviceRef": {"name": "proto"}}, "status": boot}
+    switch = {"metadata": {"name": "proto", "uid": "u1", "labels": {}, "managedFields": []}, "spec": {}, "status": boot}
+    process = {
+        "metadata": {"name": "x-proto", "uid": "u2", "managedFields": []},
+        "spec": {"deviceRef": {"name": "proto"}},
+        "status": boot,
+    }
     stored = {"/n/proto": json.dumps(switch), "/p/x-proto": json.dumps(process)}
     found = {key: json.loads(value) for key, value in _copies(stored, "proto", ["a", "b"], 2, at)}
     assert set(found) == {"/n/a", "/n/b", "/p/x-a", "/p/x-b"}
