@@ -377,7 +377,8 @@ def test_a_client_that_reads_no_answer_is_cut() -> None:
             await asyncio.sleep(1.0)
             return await closed(listener)
 
-    assert 15 < run_in_virtual_time(measured()) < 25
+    # 20 s without progress; what the kernel's buffers still take, which grow while they may, is some: once more 20 s
+    assert 15 < run_in_virtual_time(measured()) < 45
 
 
 async def left(listener: Listener, request: bytes, **options: Any) -> None:
