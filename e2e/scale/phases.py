@@ -15,13 +15,12 @@ from e2e.scale.fleet import GROUPS, NAME, ScaledFleet, switches, time_of
 from e2e.scale.sampler import Sample, Sampler
 from e2e.stack.kube import SWITCHES, conditions
 from e2e.stack.waiting import eventually
+from praetor_api.protocol import DEFAULT_STALE_MULTIPLIER
 
 STEADY_WRITES_PER_S = 2.0
 WAVE_WRITES_PER_S = 100.0
 QUIET_S = 6.0
 AWAIT_S = 3600.0  # the timeout of the run is shorter
-MISSED = 3
-"""After so many intervals without a heartbeat a device counts as disconnected."""
 LOOK_S = 1.0
 """Between two looks at metrics, which cost the programs something."""
 
@@ -136,7 +135,7 @@ class Run:
         ready = time.monotonic()
         # a device that was lost would be found out once the successor's grace is over
         interval_s = fleet.interval_s()
-        time.sleep(max(0.0, killed + 2 * MISSED * interval_s + interval_s + 5.0 - time.monotonic()))
+        time.sleep(max(0.0, killed + 2 * DEFAULT_STALE_MULTIPLIER * interval_s + interval_s + 5.0 - time.monotonic()))
         after = fleet.disconnections()
         lost = after - (before if after >= counted else 0)
         limits = (Limit(what="devices called disconnected", value=max(0, lost), most=0),)
@@ -188,7 +187,7 @@ class Run:
             time.sleep(LOOK_S)
             return [name for name in doomed if self._connection(name)[0] == "True"]
 
-        within_s = 4 * MISSED * fleet.interval_s() + 60.0
+        within_s = 4 * DEFAULT_STALE_MULTIPLIER * fleet.interval_s() + 60.0
         try:
             eventually(missed, lambda left: not left, what="all that were killed are found", within_s=within_s)
         except AssertionError:

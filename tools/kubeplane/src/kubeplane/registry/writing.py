@@ -143,7 +143,7 @@ def _custom_faults(resource: Resource, new: Obj, old: Obj | None) -> Iterator[Ca
     yield from resource.rules.check(new, old)
 
 
-def generated_name(prefix: str, taken: Callable[[str], bool] = lambda name: False) -> str:
+def generated_name(prefix: str, taken: Callable[[str], bool]) -> str:
     """Return the prefix, shortened if need be, and five random letters; a *taken* name after eight attempts.
 
     Kubernetes makes as many attempts since 1.32. The letters do not come from `random`: a test in the same process may
