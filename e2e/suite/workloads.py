@@ -25,7 +25,7 @@ def sleeping(revision: str = "1", *, execution: Mapping[str, Any] | None = None,
 
 def prompt(revision: str = "1", **spec: Any) -> Object:
     """Return a sleeper that is ready as soon as its probe succeeds; without a probe that takes two seconds."""
-    return sleeping(revision, healthCheck={"exec": {"command": ["/bin/true"]}}, **spec)
+    return sleeping(revision, healthCheck={"exec": {"command": ["/bin/true"]}, "timeoutSeconds": 30}, **spec)
 
 
 def shell(script: str, *arguments: str, **spec: Any) -> Object:
@@ -35,8 +35,11 @@ def shell(script: str, *arguments: str, **spec: Any) -> Object:
 
 
 def probed(command: list[str], **fields: int) -> Object:
-    """Return a health check that runs every second and trusts the first result, unless *fields* say otherwise."""
-    return {"exec": {"command": command}, "periodSeconds": 1, "failureThreshold": 1, **fields}
+    """Return a health check that runs every second and trusts the first result, unless *fields* say otherwise.
+
+    A busy machine has 30 s to run it.
+    """
+    return {"exec": {"command": command}, "periodSeconds": 1, "timeoutSeconds": 30, "failureThreshold": 1, **fields}
 
 
 def change_template(kube: Kube, deployment: str, spec: Mapping[str, Any]) -> None:

@@ -288,7 +288,8 @@ def test_what_a_device_cannot_run_is_named_with_its_remedy(gateway: FakeGateway,
     for file in (script, app):
         file.chmod(0o755)
     artifact = {"type": "file", "url": str(app), "checksumSHA256": hashlib.sha256(app.read_bytes()).hexdigest()}
-    check = {"exec": {"command": ["sh", "-c", "date +%N; echo eth0 is down >&2; exit 3"]}, "periodSeconds": 1}
+    down = ["sh", "-c", "date +%N; echo eth0 is down >&2; exit 3"]
+    check = {"exec": {"command": down}, "periodSeconds": 1, "timeoutSeconds": 60}
     gateway.desire(
         item("crlf", process_spec(str(script))),
         item("noexec", process_spec("./app", artifact=artifact)),
@@ -310,12 +311,17 @@ def test_what_a_device_cannot_run_is_named_with_its_remedy(gateway: FakeGateway,
     with mounted(disk, "-t", "tmpfs", "-o", "size=64m,noexec", "tmpfs"), running_agent(gateway, disk / "state"):
         for name, words in expected.items():
             gateway.wait_for(partial(named, name, words), words)
-        with redirect_stdout(io.StringIO()) as shown:
-            status(disk / "state", tmp_path / "hold", "json")
+
+        def listed() -> str:
+            with redirect_stdout(io.StringIO()) as shown:
+                status(disk / "state", tmp_path / "hold", "json")
+            return shown.getvalue()
+
+        # the state is written beside the report
+        until(lambda: all(words in listed() for words in expected.values()), "all of them in the status")
         settings = RunSettings(gateway=gateway.url, device="leaf-1", state_dir=disk / "state", token="t")
         found = [(check.name, f"{check.message}; {check.remedy}") for check in checks(settings)]
         for name, words in expected.items():
-            assert words in shown.getvalue()
             assert any(what == "processes" and f"default/{name}: " in said and words in said for what, said in found)
         assert any(
             what == "state" and "mounted noexec" in said and "mount it with exec" in said for what, said in found

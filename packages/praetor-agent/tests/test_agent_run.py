@@ -93,7 +93,8 @@ def run_sleep(gateway: FakeGateway, agent: Agent) -> int:
 
 
 def probe_of(file: Path) -> dict[str, Any]:
-    return {"exec": {"command": ["test", "-e", str(file)]}, "periodSeconds": 1, "failureThreshold": 1}
+    command = ["test", "-e", str(file)]
+    return {"exec": {"command": command}, "periodSeconds": 1, "timeoutSeconds": 60, "failureThreshold": 1}
 
 
 def test_a_desired_process_runs_and_is_reported(gateway: FakeGateway, agent: Agent) -> None:
