@@ -8,6 +8,7 @@ from itertools import product
 from typing import NamedTuple
 
 from e2e.clusters.cluster import COMPONENTS, CONTROLLER, GATEWAY, SYSTEM_NAMESPACE
+from praetor_api.names import DEVICE_BINDINGS, FILE_DIGESTS
 
 OURS = "azure.com"
 APPS = "apps"
@@ -41,9 +42,9 @@ def _of_lease(program: str, name: str) -> Iterator[AccessRequest]:
         yield AccessRequest(program, verb, LEASES, "leases", SYSTEM_NAMESPACE, name)
 
 
-def _of_bindings(program: str, name: str) -> Iterator[AccessRequest]:
+def _of_shared(program: str, *names: str) -> Iterator[AccessRequest]:
     yield AccessRequest(program, "create", "", CONFIG_MAPS, SYSTEM_NAMESPACE)
-    for verb in (*READ, "patch"):
+    for verb, name in product((*READ, "patch"), names):
         yield AccessRequest(program, verb, "", CONFIG_MAPS, SYSTEM_NAMESPACE, name)
 
 
@@ -58,12 +59,13 @@ ALLOWED = frozenset(
         *_requests(CONTROLLER, ("create", "patch"), "", "events"),
         *_of_lease(CONTROLLER, "praetor-controller"),
         AccessRequest(CONTROLLER, "get", LEASES, "leases", SYSTEM_NAMESPACE, "praetor-gateway-arbiter"),
+        *(AccessRequest(CONTROLLER, verb, "", CONFIG_MAPS, SYSTEM_NAMESPACE, FILE_DIGESTS) for verb in READ),
         *_requests(GATEWAY, READ, OURS, *DEVICES, "deviceprocesses"),
         *_requests(GATEWAY, ("patch",), OURS, *(f"{plural}/status" for plural in (*DEVICES, "deviceprocesses"))),
         *_requests(GATEWAY, ("create", "patch"), EVENTS, "events"),
         *_requests(GATEWAY, ("create", "patch"), "", "events"),
         *_of_lease(GATEWAY, "praetor-gateway-arbiter"),
-        *_of_bindings(GATEWAY, "praetor-device-bindings"),
+        *_of_shared(GATEWAY, DEVICE_BINDINGS, FILE_DIGESTS),
     )
 )
 """All that a program may do; whatever else is refused."""
@@ -99,7 +101,7 @@ def questions() -> Iterator[AccessRequest]:
         ):
             yield AccessRequest(program, verb, LEASES, "leases", namespace, name)
         for name, namespace in product(
-            ("", "praetor-device-bindings", "kube-root-ca.crt"), (DEVICES_NAMESPACE, SYSTEM_NAMESPACE)
+            ("", DEVICE_BINDINGS, FILE_DIGESTS, "kube-root-ca.crt"), (DEVICES_NAMESPACE, SYSTEM_NAMESPACE)
         ):
             yield AccessRequest(program, verb, "", CONFIG_MAPS, namespace, name)
 

@@ -6,7 +6,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import secrets
+import signal
 import stat
 import time
 from collections.abc import Iterator
@@ -117,21 +119,20 @@ def by_key(path: str, key: str, on_change: str = "Restart", **more: object) -> O
     return {"path": path, "configMapKeyRef": {"name": "settings", "key": key, **more}, "onChange": on_change}
 
 
-def test_programs_are_told_of_new_contents_within_a_second_and_others_keep_theirs(
+def test_programs_are_told_of_new_contents_within_a_second(
     fleet: AgentFleet, kube: Kube, api: RawApi, gateway: Server, tmp_path: Path
 ) -> None:
-    put_config_map(api, kube, told="one", seen="one", waits="one")
+    put_config_map(api, kube, told="one", seen="one")
     (device,) = power_on(fleet, gateway, 1)
     out = tmp_path / "out"
     spec = shell(
-        f'show() {{ cd "$PRAETOR_FILES"; for f in told seen waits opt; do cat $f || echo -; echo; done > {out}.new; '
+        f'show() {{ cd "$PRAETOR_FILES"; for f in told seen opt; do cat $f || echo -; echo; done > {out}.new; '
         f"mv {out}.new {out}; }}; trap show HUP; show; while :; do sleep 0.05; done"
     )
     optional = by_key("opt", "opt", "Signal", optional=True)
     spec["execution"]["files"] = [
         by_key("told", "told", "Signal"),
         by_key("seen", "seen", "None"),
-        by_key("waits", "waits"),
         optional,
     ]
     kube.apply(deployment("agent", spec))
@@ -140,22 +141,17 @@ def test_programs_are_told_of_new_contents_within_a_second_and_others_keep_their
     def shown() -> list[str]:
         return [line for line in out.read_text().splitlines() if line] if out.exists() else []
 
-    eventually(shown, ["one", "one", "one", "-"].__eq__, what="the program has its files")
+    eventually(shown, ["one", "one", "-"].__eq__, what="the program has its files")
     took = []
     for turn, value in enumerate(("two", "three", "four", "five", "six")):
         began = time.monotonic()
-        put_config_map(api, kube, told=value, seen=value, waits=value, opt="here")
-        eventually(shown, [value, value, "one", "here"].__eq__, what=f"it was told of change {turn}")
+        put_config_map(api, kube, told=value, seen=value, opt="here")
+        eventually(shown, [value, value, "here"].__eq__, what=f"it was told of change {turn}")
         took.append(time.monotonic() - began)
     print("a changed ConfigMap was read by the program after", ", ".join(f"{each * 1000:.0f} ms" for each in took))
-    eventually(
-        lambda: conditions(kube.processes()[device]).get("ValuesOutdated", {}).get("status"),
-        lambda status: status == "True",
-        what="the process says that a file waits for its restart",
-    )
     path = f"/api/v1/namespaces/{kube.namespace}/configmaps/settings"
     accepted(api.patch(path, {"data": {"opt": None}}))
-    eventually(shown, ["six", "six", "one", "-"].__eq__, what="it was told that a file is gone")
+    eventually(shown, ["six", "six", "-"].__eq__, what="it was told that a file is gone")
     assert kube.processes()[device]["status"]["pid"] == pid
     accepted(api.patch(path, {"data": {"told": None}}))
     eventually(
@@ -166,11 +162,60 @@ def test_programs_are_told_of_new_contents_within_a_second_and_others_keep_their
     assert is_alive(pid)
     accepted(api.patch(path, {"data": {"told": "seven"}}))
     eventually(shown, lambda lines: lines[:1] == ["seven"], what="it goes on by itself")
-    kube.patch(DEPLOYMENTS, "agent", {"spec": {"template": {"spec": {"restartedAt": "2026-01-31T12:00:00Z"}}}})
-    eventually(shown, ["seven", "six", "six", "-"].__eq__, what="a restart gives it the file that waits")
+    assert kube.processes()[device]["status"]["pid"] == pid
     kube.delete(DEPLOYMENTS, "agent")
     own = fleet.agent(device).state_dir / "files"
     eventually(lambda: [*own.rglob("*")], lambda found: not found, what="its files are gone with it")
+
+
+def test_a_content_that_restarts_processes_is_rolled_out_in_waves(
+    fleet: AgentFleet, kube: Kube, api: RawApi, stack: Stack, gateway: Server
+) -> None:
+    put_config_map(api, kube, level="one")
+    first, other = (fleet.declare(labels={"wave": wave}) for wave in ("first", "other"))
+    for device in (first, other):
+        fleet.power_on(device, gateway)
+        fleet.await_connected(device)
+    spec = shell("sleep infinity & wait")
+    spec["execution"]["files"] = [by_key("level", "level")]
+    waves = [
+        {"name": "first", "selector": {"matchLabels": {"wave": "first"}}},
+        {"name": "others", "approval": "Manual"},
+    ]
+    kube.apply(deployment("agent", spec))
+    ready = await_ready(kube, [first, other])
+    pids = {device: ready[device]["status"]["pid"] for device in ready}
+    files = {device: Path(environment_of(pid)["PRAETOR_FILES"]) / "level" for device, pid in pids.items()}
+    rolling = {"maxUnavailable": 1, "waves": waves}
+    kube.patch(DEPLOYMENTS, "agent", {"spec": {"updateStrategy": {"type": "RollingUpdate", "rollingUpdate": rolling}}})
+    began = time.monotonic()
+    put_config_map(api, kube, level="two")
+    eventually(files[first].read_text, "two".__eq__, what="the first wave has the new content")
+    print(f"a changed content restarted the first wave after {time.monotonic() - began:.2f} s")
+    assert not is_alive(pids[first])
+    eventually(
+        lambda: conditions(kube.processes()[other]).get("ValuesOutdated", {}).get("status"),
+        lambda status: status == "True",
+        what="the other process says that a new content waits",
+    )
+    assert (is_alive(pids[other]), files[other].read_text()) == (True, "one")
+    os.kill(pids[other], signal.SIGKILL)
+    again = eventually(
+        lambda: kube.processes()[other]["status"].get("pid"),
+        lambda pid: pid not in (None, pids[other]) and is_alive(pid),
+        what="what dies meanwhile starts again",
+    )
+    assert files[other].read_text() == "one"
+    ctl = Ctl(stack.cluster.kubeconfig, kube.namespace)
+    eventually(
+        lambda: (kube.deployment("agent").get("status") or {}).get("reasons", {}),
+        lambda reasons: "WaitingForApproval" in str(reasons) or "WaitingForWave" in str(reasons),
+        what="the other wave waits",
+    )
+    ctl("rollout", "approve", "agent")
+    eventually(files[other].read_text, "two".__eq__, what="the approved wave has the new content")
+    assert not is_alive(again)
+    assert "approved" not in json.dumps(kube.deployment("agent")["spec"])
 
 
 def test_the_example_of_the_page_is_told_of_its_new_content(

@@ -32,7 +32,15 @@ from praetor_agent.core.report import observations
 from praetor_api.conditions import STABILITY_WINDOW_SECONDS
 from praetor_api.files import File, OnChange, ReloadSignal
 from praetor_api.keyrefs import ConfigMapKeyRef, SecretKeyRef
-from praetor_api.protocol import Desired, DesiredItem, FileValue, InvalidItem, Observation, RollbackReason
+from praetor_api.protocol import (
+    Desired,
+    DesiredItem,
+    FileValue,
+    InvalidItem,
+    Observation,
+    PendingReason,
+    RollbackReason,
+)
 from praetor_api.spec import (
     Artifact,
     ArtifactType,
@@ -1373,6 +1381,64 @@ def test_a_file_whose_content_cannot_be_known_holds_its_process(item: DesiredIte
     assert failure is not None
     assert (failure.reason, held.actions) == (FailureReason.INVALID_SPEC, ())
     assert words in failure.message
+
+
+def approved(spec_hash: str, digest: str) -> DesiredItem:
+    """Return an item whose file "r" is approved with *digest*, beside one that is only told."""
+    return with_files(spec_hash, by_reference("told"), by_reference("r", OnChange.RESTART, approved=digest))
+
+
+def kept(of: DesiredItem, **contents: str) -> DesiredItem:
+    """Return *of* as a gateway sends it that has another content than the approved one of "r"."""
+    return replace(given_contents(of, **contents), kept_files=("r",))
+
+
+def test_a_version_keeps_the_content_that_it_was_approved_with_also_when_it_starts_again() -> None:
+    old = given_contents(approved("v1", "d1"), told="1", r="1")
+    changed = kept(approved("v1", "d1"), told="2")
+    decision = reconcile(wanted(changed), DEVICE, {UID: runs(old)}, 100.0)
+    placed = refresh_of(decision)
+    assert files.contents(placed.item) == {"told": b"2", "r": b"1"}
+    memory = {UID: replace(decision.memory[UID], current=placed)}
+    assert reconcile(wanted(changed), DEVICE, memory, 101.0).actions == ()
+    assert observations(wanted(changed), memory, DEVICE, {}, 101.0)[UID].values_outdated is True
+    gone = reconcile(wanted(changed), ObservedDevice(boot_id="next"), memory, 102.0)
+    (start,) = [action for action in gone.actions if isinstance(action, Start)]
+    assert files.contents(start.revision.item) == {"told": b"2", "r": b"1"}
+
+
+def test_another_version_with_the_same_approval_has_the_content_of_the_old_one() -> None:
+    old = given_contents(approved("v1", "d1"), told="1", r="1")
+    new = kept(approved("v2", "d1"), told="1")
+    completed = files.completed(new, old)
+    assert completed is not None
+    assert (files.contents(completed), completed.kept_files) == ({"told": b"1", "r": b"1"}, None)
+
+
+@pytest.mark.parametrize(
+    "memory",
+    [
+        pytest.param({}, id="no-version"),
+        pytest.param({UID: runs(given_contents(approved("v1", "d1"), told="1", r="1"))}, id="another-approval"),
+        pytest.param({UID: runs(given_contents(with_files("v1", by_reference("told")), told="1"))}, id="no-such-file"),
+    ],
+)
+def test_a_version_waits_whose_approved_content_is_gone(memory: Memory) -> None:
+    new = kept(approved("v2", "d2"), told="1")
+    device = DEVICE if memory else ObservedDevice(boot_id=BOOT)
+    decision = reconcile(wanted(new), device, memory, 100.0)
+    failure = decision.memory[UID].failure
+    assert failure is not None
+    assert (failure.reason, decision.actions) == (FailureReason.REFERENCE_PENDING, ())
+    seen = observations(wanted(new), decision.memory, device, {}, 100.0)[UID]
+    assert (seen.pending_reason, seen.error_message) == (PendingReason.REFERENCE_PENDING, None)
+
+
+def test_a_process_that_was_found_running_is_not_started_without_the_content_that_it_keeps() -> None:
+    changed = kept(approved("v1", "d1"), told="2")
+    found = reconcile(wanted(changed), DEVICE, {}, 100.0)
+    assert found.actions == ()
+    assert reconcile(wanted(changed), ObservedDevice(boot_id=BOOT), found.memory, 101.0).actions == ()
 
 
 def test_a_file_of_a_secret_is_for_its_owner_alone() -> None:

@@ -141,6 +141,7 @@ class DeploymentReason(StrEnum):
     DEPLOYMENT_PAUSED = "DeploymentPaused"
     FAILURE_POLICY = "FailurePolicy"
     INVALID_SPEC = "InvalidSpec"
+    REFERENCE_PENDING = "ReferencePending"
     GATEWAY_UNAVAILABLE = "GatewayUnavailable"
     REFUSED_BY_API = "RefusedByAPI"
     NOT_INSTALLED = "NotInstalled"

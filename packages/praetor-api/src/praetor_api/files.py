@@ -126,6 +126,15 @@ class File:
     signal: Annotated[
         Optional[ReloadSignal], Constraint(doc="Which signal; SIGHUP when unset. Only with onChange: Signal.")
     ] = None
+    approved: Annotated[
+        Optional[str],
+        Constraint(
+            doc="Set by the controller, of a reference with onChange: Restart: a digest of the content that this "
+            "version has. A device gets no other one with it.",
+            max_length=64,
+            feature=FILE_REFERENCES_FEATURE,
+        ),
+    ] = None
 
 
 FILE_RULES = (

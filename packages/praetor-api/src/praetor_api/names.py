@@ -10,6 +10,7 @@ from praetor_api.spec import NAME_PATTERN, DeviceKind
 
 __all__ = [
     "DEVICE_BINDINGS",
+    "FILE_DIGESTS",
     "GATEWAY_LEASE",
     "MAX_NAME_LENGTH",
     "device_reference",
@@ -24,6 +25,8 @@ GATEWAY_LEASE = "praetor-gateway-arbiter"
 DEVICE_BINDINGS = "praetor-device-bindings"
 """The ConfigMap beside it that says to which namespace each contested device name belongs: stored data, as the Lease's
 name is."""
+FILE_DIGESTS = "praetor-file-digests"
+"""The ConfigMap beside it with digests of the contents that files of processes may have by reference."""
 
 MAX_NAME_LENGTH = 253
 """Longest object name (RFC 1123 subdomain), in characters."""

@@ -139,6 +139,7 @@ class PendingReason(StrEnum):
     FETCHING = "FetchingArtifact"
     ENDING = "EndingOldVersion"
     WAITING = "WaitingForOthersToEnd"
+    REFERENCE_PENDING = "ReferencePending"
 
 
 class RollbackReason(StrEnum):
@@ -214,7 +215,11 @@ class FileValue:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DesiredItem:
-    """One process that the device has to run."""
+    """One process that the device has to run.
+
+    *kept_files* are the paths of files whose content is another one by now than this version was approved with: the
+    device keeps those that it has of the version, or of another one that was approved with the same.
+    """
 
     uid: Name
     namespace: Name
@@ -232,6 +237,10 @@ class DesiredItem:
     values_hash: Annotated[Optional[str], Constraint(max_length=128, feature=VALUES_FEATURE)] = None
     file_values: Annotated[
         Optional[tuple[FileValue, ...]], Constraint(max_items=32, feature=FILE_REFERENCES_FEATURE)
+    ] = None
+    kept_files: Annotated[
+        Optional[tuple[Annotated[str, Constraint(max_length=1024)], ...]],
+        Constraint(max_items=32, feature=FILE_REFERENCES_FEATURE),
     ] = None
 
 

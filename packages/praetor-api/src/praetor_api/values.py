@@ -16,11 +16,13 @@ from typing import Any, Optional, Union
 
 from praetor_api.backports import TypeAlias, dataclass
 from praetor_api.canonical import canonical_json
-from praetor_api.files import FILES_VARIABLE, MAX_CONTENT
+from praetor_api.files import FILES_VARIABLE, MAX_CONTENT, OnChange
 from praetor_api.spec import FIELD_PATH, Execution
 
 __all__ = [
+    "ABSENT",
     "CONFIG_MAP",
+    "DIGEST_DIGITS",
     "EXPOSED",
     "MAX_TEXT",
     "MAX_TEXTS",
@@ -35,20 +37,28 @@ __all__ = [
     "Started",
     "Unusable",
     "Value",
+    "approved_sources",
+    "content_digest",
     "expanded",
     "exposed_secret",
     "lacks_an_object",
     "missing_references",
+    "pending_references",
     "references_of",
     "refused_reference",
     "resolve",
+    "restarts",
     "started_with",
+    "with_approved",
 ]
 
 MAX_TEXT = 131_071
 """Longest argument or variable after expansion, in characters: Linux starts nothing with more bytes in one."""
 MAX_TEXTS = 1_048_576
 """Most characters of all together: half of what Linux usually starts a program with."""
+
+DIGEST_DIGITS = 32
+"""Hexadecimal digits of an approved digest."""
 
 MAX_VALUE = 32_768
 """Longest value of a reference, in characters: as long as one that stands in the spec."""
@@ -93,6 +103,7 @@ class Reference:
     """A *variable* whose value stands in the field *path* of the device, or in a *source*, which *path* then names.
 
     With *file* it is the content of the file of that path, and no variable. An *optional* one may be missing.
+    *approved* is the digest of the only content that may be given; empty: any may.
     """
 
     variable: str
@@ -100,6 +111,7 @@ class Reference:
     optional: bool = False
     source: Optional[Source] = None
     file: str = ""
+    approved: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,7 +158,8 @@ class Resolved:
     """*values* by variable, and the paths of those that are *missing* and not optional.
 
     *files* are the contents of files that are given by reference, None if there is no such file. *refused* says why
-    none is given, whatever is there. Values with a Secret among them are digested with a *key*.
+    none is given, whatever is there. Values with a Secret among them are digested with a *key*. *kept* are the paths of
+    files whose content is not the approved one.
     """
 
     values: Mapping[str, str] = field(repr=False)
@@ -154,6 +167,7 @@ class Resolved:
     refused: str = ""
     key: bytes = field(default=b"", repr=False)
     files: Optional[Contents] = None
+    kept: tuple[str, ...] = ()
     _digests: list[str] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @property
@@ -167,7 +181,8 @@ class Resolved:
     def digest(self) -> str:
         """The `valuesHash` of an item: `sha256:` or `hmac-sha256:`, and 64 hexadecimal digits."""
         if not self._digests:
-            said = self.values if self.files is None else [self.values, self.files.digest(self.key)]
+            said: object = self.values if self.files is None else [self.values, self.files.digest(self.key)]
+            said = [said, *self.kept] if self.kept else said
             head = "hmac-sha256:" if self.key else "sha256:"
             self._digests.append(head + _digest(canonical_json(said), self.key))
         return self._digests[0]
@@ -261,7 +276,58 @@ def _file_reference(file: Mapping[str, Any]) -> Reference:
     ref = file[given[0]]
     ref = ref if isinstance(ref, Mapping) else {}
     source = _source(given[0], ref)
-    return Reference("", str(source), ref.get("optional") is True, source, path)
+    approved = file.get("approved") if restarts(file) else None
+    return Reference("", str(source), ref.get("optional") is True, source, path, str(approved or ""))
+
+
+def restarts(file: Mapping[str, Any]) -> bool:
+    """Return whether a changed content of *file*, as it is stored, restarts the process."""
+    return (file.get("onChange") or OnChange.RESTART) == OnChange.RESTART
+
+
+ABSENT = "absent"
+"""Stands for the digest of a content where there is none."""
+
+
+def content_digest(key: bytes, namespace: str, source: Source, value: Value | None) -> str:
+    """Return a digest with *key* of what *source* in *namespace* holds, which tells nothing of it without the key."""
+    if value is None or isinstance(value, Unusable):
+        return ABSENT
+    content = value if isinstance(value, bytes) else value.encode("utf-8", "surrogatepass")
+    said = b"\0".join((b"content", namespace.encode(), str(source).encode(), content))
+    return hmac.new(key, said, "sha256").hexdigest()[:DIGEST_DIGITS]
+
+
+def approved_sources(spec: Mapping[str, Any]) -> Mapping[str, Source]:
+    """Return what the files of *spec*, or of a part of it, hold by reference that restart its process, by their paths.
+
+    Files that refer to several sources, or to none, are left out.
+    """
+    found = {}
+    execution = spec.get("execution")
+    for file in _objects(execution.get("files") if isinstance(execution, Mapping) else None):
+        given = [kind for kind in _KEY_REFS if isinstance(file.get(kind), Mapping)]
+        if len(given) == 1 and file.get("content") is None and restarts(file):
+            found[str(file.get("path"))] = _source(given[0], file[given[0]])
+    return found
+
+
+def with_approved(spec: Mapping[str, Any], digests: Mapping[str, str] | None) -> Mapping[str, Any]:
+    """Return *spec*, or a part of it, with the digest of each of its approved_sources(), by the source as text.
+
+    What says *approved* otherwise is corrected: only the controller approves. None: nothing is approved.
+    """
+    execution = spec.get("execution")
+    files = execution.get("files") if isinstance(execution, Mapping) else None
+    if not isinstance(execution, Mapping) or not isinstance(files, (list, tuple)):
+        return spec
+    sources = approved_sources(spec) if digests is not None else {}
+    changed: list[object] = []
+    for file in files:
+        own = {name: value for name, value in file.items() if name != "approved"} if isinstance(file, Mapping) else file
+        source = sources.get(str(file.get("path"))) if isinstance(file, Mapping) else None
+        changed.append({**own, "approved": digests[str(source)]} if source is not None and digests else own)
+    return {**spec, "execution": {**execution, "files": changed}}
 
 
 def _source(kind: str, ref: Mapping[str, Any]) -> Source:
@@ -272,15 +338,22 @@ def resolve(
     references: Iterable[Reference],
     device: DeviceFields,
     read: Callable[[Source], Value | None] = lambda _: None,
+    is_approved: Callable[[Reference, Value | None], bool] = lambda _, __: True,
 ) -> Resolved:
-    """Return the values of *references* on *device*, and what it lacks; *read* returns that of a source."""
+    """Return the values of *references* on *device*, and what it lacks; *read* returns that of a source.
+
+    *is_approved* returns whether a content is the one that a reference was approved with.
+    """
     values: dict[str, str] = {}
     files: dict[str, str] | None = None
-    missing = []
+    missing, kept = [], []
     for reference in references:
         found = read(reference.source) if reference.source is not None else _field(reference.path, device)
         if reference.file:
             files = {} if files is None else files
+        if reference.approved and not is_approved(reference, found):
+            kept.append(reference.file)
+            continue
         value = found if found is None else _content(found) if reference.file else _text(found)
         if isinstance(value, Unusable):
             missing.append(f"{reference.path} {value.why}")
@@ -291,7 +364,7 @@ def resolve(
         else:
             values[reference.variable] = value
     contents = None if files is None else Contents(files)
-    return Resolved(values, tuple(dict.fromkeys(missing)), files=contents)
+    return Resolved(values, tuple(dict.fromkeys(missing)), files=contents, kept=tuple(kept))
 
 
 def _text(value: Value) -> str | Unusable:
@@ -335,6 +408,11 @@ def missing_references(missing: Iterable[str]) -> str:
 def refused_reference(why: str) -> str:
     """Return the reason of a device that is given no values at all, for programs and people."""
     return f"ReferenceRefused({why})"
+
+
+def pending_references(sources: Iterable[str]) -> str:
+    """Return the reason of a deployment whose files no gateway has said the contents of, for programs and people."""
+    return f"ReferencePending({', '.join(sources)})"
 
 
 def lacks_an_object(reason: str) -> bool:

@@ -22,13 +22,14 @@ from praetor_api.kube.runtime.events import EventRecorder
 from praetor_api.kube.runtime.limiter import TokenBucket
 from praetor_api.kube.runtime.probes import serve_probes
 from praetor_api.kube.runtime.tracing import NO_TRACER, Tracer, recording_tracer
-from praetor_api.names import GATEWAY_LEASE
+from praetor_api.names import FILE_DIGESTS, GATEWAY_LEASE
 from praetor_controller.__about__ import __version__
 from praetor_controller.journal.recorder import FlightRecorder
 from praetor_controller.journal.rotating_file import RotatingFile
 from praetor_controller.metrics import Metrics
 from praetor_controller.reconcile.cache import Cache
 from praetor_controller.reconcile.controller import Controller
+from praetor_controller.reconcile.file_digests import FileDigests
 from praetor_controller.reconcile.gateway_lease import GatewayLease
 from praetor_controller.reconcile.reconciler import DeploymentReconciler
 from praetor_controller.reconcile.revision_history import RevisionHistory
@@ -78,6 +79,9 @@ class Program:
         self._gateway = GatewayLease(
             api, Key(settings.gateway_lease_namespace, GATEWAY_LEASE), clock, self.controller.reconcile_all
         )
+        self._digests = FileDigests(
+            api, Key(settings.gateway_lease_namespace, FILE_DIGESTS), clock, self.controller.contents_changed
+        )
         self.metrics.gateway.set_function(lambda: self._gateway.judging)
         lease = Key(settings.leader_elect_namespace, LEASE)
         self._elector = Elector(
@@ -98,13 +102,14 @@ class Program:
             recording = group.create_task(self._recorder.run(), name="record events")
             following = group.create_task(self._cache.run(), name="follow the cluster")
             judging = group.create_task(self._gateway.run(), name="follow the gateways' Lease")
+            contents = group.create_task(self._digests.run(), name="follow digests of files")
             leading = group.create_task(self._campaign(), name="lead")
             await stop.wait()
             _log.info("stopping")
             leading.cancel()
             await asyncio.wait((leading,))
             await self._flush()
-            for task in (following, judging, recording):
+            for task in (following, judging, contents, recording):
                 task.cancel()
         _log.info("stopped")
 
@@ -116,6 +121,7 @@ class Program:
             await self._lead()
 
     async def _lead(self) -> None:
+        await self._digests.synced()
         may_write, tracer = self._may_write, self._tracer
         writer = Writer(self._api, self._cache, self._clock, self._limiter, self.metrics, may_write, tracer)
         history = RevisionHistory(self._api, self._cache, self._clock, may_write, tracer)
@@ -130,6 +136,7 @@ class Program:
             self.controller.dirty,
             self._gateway,
             self._flight,
+            self._digests.of,
         )
         self.metrics.leader.set(1)
         try:

@@ -22,7 +22,7 @@ from praetor_api.kube.runtime.events import EventRecorder
 from praetor_api.kube.runtime.informer import Informer
 from praetor_api.kube.runtime.limiter import TokenBucket
 from praetor_api.kube.runtime.tracing import NO_TRACER, Tracer
-from praetor_api.names import DEVICE_BINDINGS, GATEWAY_LEASE
+from praetor_api.names import DEVICE_BINDINGS, FILE_DIGESTS, GATEWAY_LEASE
 from praetor_api.tokens import TokenVerifier
 from praetor_gateway.fleet.devices import DeviceIndex
 from praetor_gateway.fleet.judges import JudgeLease
@@ -42,8 +42,9 @@ from praetor_gateway.metrics import GatewayMetrics
 from praetor_gateway.reports.handler import ReportHandler
 from praetor_gateway.reports.traces import DeviceTraces
 from praetor_gateway.settings import GatewaySettings, load_verifier
-from praetor_gateway.status.bindings import BindingStore
+from praetor_gateway.status.bindings import names, shared_bindings
 from praetor_gateway.status.composer import StatusComposer
+from praetor_gateway.status.digests import shared_digests
 from praetor_gateway.status.pending import PendingStatuses
 from praetor_gateway.status.references import ReferenceFollower
 from praetor_gateway.status.resync import ResyncRequester
@@ -166,10 +167,12 @@ class Gateway:
         )
         self._informers = tuple(self._make_informers(api, projection))
         key = Key(settings.lease_namespace, DEVICE_BINDINGS)
-        self._bindings = BindingStore(api, key, self._fleet, clock, self._is_fresh)
+        self._bindings = shared_bindings(api, key, self._fleet, clock, self._is_fresh)
+        key = Key(settings.lease_namespace, FILE_DIGESTS)
+        self._digests = shared_digests(api, key, store, clock, self._is_fresh)
         verifier = load_verifier(settings.credentials) if settings.credentials is not None else None
         self._authenticator = DeviceAuthenticator(verifier, self.metrics.auth)
-        store.set_key(self._authenticator.digest_key)
+        store.set_keys(self._authenticator.digest_keys)
         self._followers = tuple(self._make_followers(clock))
         self._api = self._device_api()
         self.app = DeviceApp(
@@ -235,6 +238,8 @@ class Gateway:
             yield "informer", informer.run()
         yield "references", self._references.run()
         yield "bindings", self._bindings.run()
+        if self._fleet.references.namespaces:
+            yield "digests of files", self._digests.run()
         yield "status writer", self._writer.run()
         yield "pace of heartbeats", self._pace.run()
         yield "event recorder", self._recorder.run()
@@ -295,6 +300,9 @@ class Gateway:
     def _is_fresh(self) -> bool:
         return self._elector.fresh(self._clock.monotonic())
 
+    def _unwritten(self) -> float:
+        return float(len(names(self._fleet).items() ^ self._bindings.data.items()))
+
     def _is_frozen(self) -> float:
         return float(self._liveness.frozen)
 
@@ -315,7 +323,7 @@ class Gateway:
 
     def _replace_verifier(self, verifier: TokenVerifier) -> None:
         self._authenticator.replace(verifier)
-        self._fleet.references.set_key(self._authenticator.digest_key)
+        self._fleet.references.set_keys(self._authenticator.digest_keys)
 
     def _device_api(self) -> DeviceApi:
         reports = ReportHandler(self._fleet, self._pending, self._liveness, self._clock, self._traces)
@@ -384,7 +392,7 @@ class Gateway:
         gauge("credentials_stale", stale, lambda: float(bool(self.credential_problem())))
         contested = "Device names that several namespaces or kinds claim."
         gauge("names_contested", contested, lambda: len(self._fleet.bindings))
-        gauge("bindings_unwritten", "Contested names that are not stored yet.", lambda: self._bindings.unwritten)
+        gauge("bindings_unwritten", "Contested names that are not stored yet.", self._unwritten)
         unreadable = "Kinds of objects, in each namespace with references, that cannot be read."
         gauge("references_unreadable", unreadable, lambda: self._references.unreadable)
         gauge("events_dropped", "Events that were not written.", lambda: self._recorder.dropped)

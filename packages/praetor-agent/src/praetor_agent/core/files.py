@@ -6,11 +6,12 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Mapping
+from dataclasses import replace
 
 from praetor_agent.core.allowances import is_within, normal
 from praetor_api.files import File, OnChange, ReloadSignal, files_fault
 from praetor_api.files import mode_of as stored_mode_of
-from praetor_api.protocol import DesiredItem
+from praetor_api.protocol import DesiredItem, FileValue
 from praetor_api.spec import Backend, Execution
 from praetor_api.wire import write
 
@@ -38,6 +39,27 @@ def is_reference(file: File) -> bool:
 def given(item: DesiredItem) -> Mapping[str, str]:
     """Return in base64 what the files of *item* hold that are references, by their paths."""
     return {value.path: value.content for value in item.file_values or ()}
+
+
+def completed(item: DesiredItem, current: DesiredItem | None) -> DesiredItem | None:
+    """Return *item* with the contents that it keeps of the *current* version; None if that lacks one.
+
+    What has the same approved digest has the same content, whichever version it came with.
+    """
+    if not item.kept_files:
+        return item
+    if current is None or current.kept_files:  # it was found running: what its files hold is not known
+        return None
+    has = {file.path: file.approved for file in current.spec.execution.files if file.approved}
+    wanted = {file.path: file.approved for file in item.spec.execution.files if file.approved}
+    if any(path not in wanted or has.get(path) != wanted[path] for path in item.kept_files):
+        return None
+    old = given(current)
+    found = {**given(item), **{path: old[path] for path in item.kept_files if path in old}}
+    values = tuple(
+        FileValue(path=each.path, content=found[each.path]) for each in item.spec.execution.files if each.path in found
+    )
+    return replace(item, file_values=values, kept_files=None)
 
 
 def contents(item: DesiredItem) -> Mapping[str, bytes]:

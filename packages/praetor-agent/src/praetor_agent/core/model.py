@@ -35,6 +35,7 @@ class FailureReason(StrEnum):
     WAITING = "WaitingForOthersToEnd"
     NOT_ALLOWED = "NotAllowed"
     FILES_NOT_WRITTEN = "FilesNotWritten"
+    REFERENCE_PENDING = "ReferencePending"
 
 
 class TerminationReason(StrEnum):

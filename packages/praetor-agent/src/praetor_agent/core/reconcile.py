@@ -191,7 +191,19 @@ def _adopted(item: DesiredItem, seen: Observed | None) -> Record:
     )
 
 
+_PENDING = (
+    "the content of {} is not the one that this version was approved with, and the device has no copy of that; the "
+    "next version brings the new one"
+)
+
+
 def _step(item: DesiredItem, record: Record, device: ObservedDevice, now: float) -> _Step:
+    whole = files.completed(item, record.current.item if record.current is not None else None)
+    if whole is None:
+        kept = rollback.judged(_caught_up(record, device, now), device, now)
+        why = Failure(reason=FailureReason.REFERENCE_PENDING, message=_PENDING.format(", ".join(item.kept_files or ())))
+        return _fall_back(replace(kept, failure=why), device, now)
+    item = whole
     if record.current is not None and record.spec_hash == item.spec_hash:
         record = replace(record, current=_as_started(record.current, item))
     record = rollback.judged(_caught_up(record, device, now), device, now)
@@ -307,6 +319,8 @@ def _fall_back(record: Record, device: ObservedDevice, now: float) -> _Step:
     old = record.last_good if record.rollback is not None else record.current
     if old is None:
         return _withdraw(record, device, now) if record.rollback is not None else _Step(record=record)
+    if old.item.kept_files:  # it was found running, and cannot be started: what its files held is not known
+        return _Step(record=record)
     if old.item.spec.execution.backend in device.unavailable or unknown(record, device) is not None:
         return _Step(record=record)
     seen = device.observed.get(record.uid)

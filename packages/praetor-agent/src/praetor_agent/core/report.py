@@ -49,6 +49,9 @@ RETRY_JITTER = 0.25
 POLL_LEEWAY = 0.2
 """Share of the interval by which the answer to a poll may be late before a report takes its place."""
 
+WAITS = (FailureReason.WAITING, FailureReason.REFERENCE_PENDING)
+"""What a version waits for that has not failed."""
+
 Observations = Mapping[str, Observation]
 """Observations by the uid of the record that they are about."""
 
@@ -72,7 +75,7 @@ def observation(
     completed = record.stage is ProcessStage.COMPLETED and record.exit_code is not None
     failure = record.failure
     error = reboot.outcome(record) if failure is None else failure.message
-    if failure is not None and failure.reason == FailureReason.WAITING:
+    if failure is not None and failure.reason in WAITS:
         error = None  # to wait is no failure
     if error is None and health is not None and health.healthy is False:
         error = f"health check failed: {health.message}"
@@ -174,7 +177,7 @@ def observations(
         wanted = hashes.get(uid, "")
         parts = device.observed.get(uid), health.get(uid), device.artifacts.get(wanted), device.freeze
         seen = observation(record, *parts, on_trial=reboot.is_on_trial(record, now, device.proving_seconds))
-        if record.failure is None or record.failure.reason != FailureReason.WAITING:
+        if record.failure is None or record.failure.reason not in WAITS:
             seen = with_spec_hash(seen, wanted)
         seen = _unless_unknown(seen, record, device)
         item = items.get(uid)
@@ -203,6 +206,7 @@ _PENDING: Mapping[str, PendingReason] = {
     FailureReason.NOT_ALLOWED: PendingReason.NOT_ALLOWED,
     FailureReason.FILES_NOT_WRITTEN: PendingReason.FILES_NOT_WRITTEN,
     FailureReason.WAITING: PendingReason.WAITING,
+    FailureReason.REFERENCE_PENDING: PendingReason.REFERENCE_PENDING,
     FailureReason.MEMORY_NOT_KEPT: PendingReason.STATE_NOT_WRITABLE,
 }
 """Reasons that are reported, by those that are kept in memory."""

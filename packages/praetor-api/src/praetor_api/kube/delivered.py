@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ from praetor_api.files import MAX_CONTENT
 from praetor_api.kube.client.resource import CONFIG_MAPS, SECRETS, Resource
 from praetor_api.values import CONFIG_MAP, SECRET, Unusable, Value
 
-__all__ = ["DELIVERED", "DELIVERED_SELECTOR", "KINDS", "is_delivered"]
+__all__ = ["DELIVERED", "DELIVERED_SELECTOR", "KINDS", "is_delivered", "published_digests"]
 
 DELIVERED_SELECTOR = f"{DELIVER_LABEL}=true"
 """Selects the objects that processes may refer to."""
@@ -58,3 +59,14 @@ DELIVERED: Mapping[str, Callable[[Mapping[str, Any]], Mapping[str, Value]]] = {
     SECRET: _of_secret,
 }
 """Returns the values of an object by their keys."""
+
+
+def published_digests(text: str | None) -> Mapping[str, str]:
+    """Return digests by their sources as text, as gateways publish them for a namespace; {} of anything else."""
+    try:
+        found = json.loads(text or "{}")
+    except ValueError:  # someone edited it
+        return {}
+    return (
+        {name: digest for name, digest in found.items() if isinstance(digest, str)} if isinstance(found, dict) else {}
+    )

@@ -26,6 +26,7 @@ from praetor_controller.ctl.cluster import Cluster, list_all
 from praetor_controller.ctl.kinds import kind_of, list_devices, reference_of
 from praetor_controller.ctl.times import age
 from praetor_controller.model.actions import Create, Delete
+from praetor_controller.model.approvals import as_approved
 from praetor_controller.model.kinds import followed
 from praetor_controller.model.projection import project_deployment, project_device, project_process
 from praetor_controller.model.revisions import RevisionRow, project_revision, with_stored_template
@@ -85,7 +86,10 @@ class Inventory:
 
     def with_stored_template(self, deployment: DeploymentRow) -> DeploymentRow:
         """Return *deployment* with the template that the controller takes it to have."""
-        return with_stored_template(deployment, [row for row in self.revisions if row.owner == deployment.uid])
+        revisions = [row for row in self.revisions if row.owner == deployment.uid]
+        newest = max(revisions, key=lambda row: row.number, default=None)
+        known = as_approved(deployment, newest.template if newest is not None else None)
+        return with_stored_template(known, revisions)
 
     def _snapshot(self, deployment: DeploymentRow, now: datetime, gateway: GatewayState) -> Snapshot:
         """Return the snapshot that the controller would plan *deployment* from."""

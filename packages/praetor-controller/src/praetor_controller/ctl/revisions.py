@@ -12,6 +12,7 @@ from praetor_api.kube.codec import format_time
 from praetor_controller.ctl.errors import CommandFailed
 from praetor_controller.ctl.output import Column, OutputFormat, for_people, painted, screen_width, structured, table
 from praetor_controller.ctl.times import age
+from praetor_controller.model.approvals import unapproved
 from praetor_controller.model.projection import project_deployment
 from praetor_controller.model.revisions import RevisionRow, overrides_of, project_revision, template_of, to_restore
 
@@ -30,16 +31,20 @@ def before(revisions: Sequence[Mapping[str, Any]], deployment: Mapping[str, Any]
     One that was not rolled out may have failed, so only a user can choose it.
     """
     name, row = deployment["metadata"]["name"], project_deployment(deployment)
-    rows = {each.template.revision: raw for raw in revisions for each in (project_revision(raw),)}
-    others = [str(raw.get("revision")) for revision, raw in rows.items() if revision != row.template.revision]
+    spec = deployment["spec"]
+    present = unapproved(spec.get("template") or {}, spec.get("overrides") or ())
+    # a revision that differs in contents of files alone has nothing to bring back: the objects hold them
+    others = [each for each in revisions if unapproved(template_of(each), overrides_of(each)) != present]
     if not others:
         raise CommandFailed(f"{name} has no earlier revision; see: praetorctl rollout history {name}")
-    found = to_restore(list(map(project_revision, revisions)), row.template.revision, row.status.failed_revision)
+    rows = list(map(project_revision, revisions))
+    known = {project_revision(each).template.revision for each in others}
+    same = {row.template.revision, *(each.template.revision for each in rows)} - known
+    found = to_restore(rows, same, row.status.failed_revision)
     if found is None:
-        raise CommandFailed(
-            f"no other revision of {name} was rolled out; choose one with --to-revision: {', '.join(others)}"
-        )
-    return rows[found.template.revision]
+        numbers = ", ".join(str(each.get("revision")) for each in others)
+        raise CommandFailed(f"no other revision of {name} was rolled out; choose one with --to-revision: {numbers}")
+    return next(each for each in others if project_revision(each).template.revision == found.template.revision)
 
 
 def chosen(revisions: Sequence[Mapping[str, Any]], number: int, name: str) -> Mapping[str, Any]:
@@ -183,8 +188,8 @@ def _started(row: RevisionRow) -> str:
 
 
 def template_to_restore(revision: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Return the template that *revision* holds; CommandFailed when it holds none."""
-    template = template_of(revision)
+    """Return the template that *revision* holds, as a user writes it; CommandFailed when it holds none."""
+    template, _ = unapproved(template_of(revision), ())
     if not template:
         raise CommandFailed(f"revision {revision.get('revision')} of {name} holds no template; choose another one")
     return template

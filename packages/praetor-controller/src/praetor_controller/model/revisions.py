@@ -229,13 +229,13 @@ def proven_stamps(revisions: Iterable[RevisionRow], current: str | None) -> dict
     return proven
 
 
-def to_restore(revisions: Sequence[RevisionRow], present: str, failed: str | None) -> RevisionRow | None:
-    """Return the newest of *revisions* that was rolled out, other than *present*; None when none certainly was.
+def to_restore(revisions: Sequence[RevisionRow], present: Collection[str], failed: str | None) -> RevisionRow | None:
+    """Return the newest of *revisions* that was rolled out, and not one of *present*; None when none certainly was.
 
     *present* and *failed* are hashes of templates. Revisions from before that was recorded count as rolled out, unless
     one is the *failed* one.
     """
-    others = sorted((row for row in revisions if row.template.revision != present), key=lambda row: -row.number)
+    others = sorted((row for row in revisions if row.template.revision not in present), key=lambda row: -row.number)
     since = min((row.rolled_out for row in revisions if row.rolled_out is not None), default=None)
     marked = (row for row in others if row.rolled_out is not None)
     older = (row for row in others if (since is None or row.number < since) and row.template.revision != failed)

@@ -25,6 +25,7 @@ from praetor_controller.errors import InvalidDeployment
 
 LabelSet: TypeAlias = Mapping[str, str]
 Matches: TypeAlias = Callable[[LabelSet], bool]
+MatchesEach: TypeAlias = Callable[[Sequence[LabelSet]], Sequence[bool]]
 _Check: TypeAlias = Callable[[str, Iterable[str], str], None]
 
 _KEY, _VALUE, _FACT = re.compile(LABEL_KEY_PATTERN), re.compile(LABEL_VALUE_PATTERN), re.compile(FACT_PATTERN)
@@ -35,6 +36,19 @@ _MAX_NAME, _MAX_PREFIX = 63, 253
 def compile_selector(selector: LabelSelector, path: str = "spec.selector") -> Matches:
     """Return *selector* as a predicate over labels; InvalidDeployment names the bad field under *path*."""
     return _compiled(selector, path, _check_label)
+
+
+def compile_each(selector: LabelSelector, path: str = "spec.selector") -> MatchesEach:
+    """Return *selector* as a predicate over the labels of each of many devices, as compile_selector() for one.
+
+    A selector by one label, as most are, is compared without a call for each device.
+    """
+    matches = compile_selector(selector, path)
+    if selector.match_expressions or len(selector.match_labels) > 1:
+        return lambda labels: [matches(each) for each in labels]
+    for key, value in selector.match_labels.items():
+        return lambda labels: [each.get(key) == value for each in labels]
+    return lambda labels: [True] * len(labels)
 
 
 def compile_fact_selector(selector: FactSelector | None) -> Callable[[LabelSet | None], bool] | None:

@@ -25,12 +25,12 @@ from praetor_api.kube.runtime.clock import Clock
 from praetor_api.kube.runtime.informer import Informer
 from praetor_api.spec import DeviceKind
 from praetor_controller.model.annotations import deployment_label
-from praetor_controller.model.first_seen import first_seen
 from praetor_controller.model.projection import project_deployment, project_device, project_process
 from praetor_controller.model.revisions import RevisionRow, project_revision
 from praetor_controller.model.rows import DeploymentRow, ProcessRow
 from praetor_controller.reconcile.assumed_cache import AssumedCache, Informers
 from praetor_controller.reconcile.device_cache import DeviceInformers
+from praetor_controller.reconcile.first_seen import first_seen
 from praetor_controller.rollout.snapshot import Moment
 
 T = TypeVar("T")

@@ -74,6 +74,12 @@ class Controller:
         for key in self._cache.deployments.all_keys():
             self._add(key)
 
+    def contents_changed(self, namespace: str) -> None:
+        """Reconcile the deployments of *namespace* that refer to objects: what these hold has changed."""
+        for deployment in self._cache.deployments.by_index(BY_NAMESPACE, namespace):
+            if deployment.template.refers:
+                self._add(_key(deployment))
+
     async def _work(self, reconciler: DeploymentReconciler) -> None:
         while not _is_cancelled():
             async with self._queue.get() as key:

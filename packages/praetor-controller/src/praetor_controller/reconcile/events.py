@@ -21,6 +21,7 @@ class EventReason(StrEnum):
     ROLLOUT_PAUSED = "RolloutPaused"
     ROLLOUT_STOPPED = "RolloutStopped"
     INVALID_SPEC = "InvalidSpec"
+    REFERENCE_PENDING = "ReferencePending"
     NO_DEVICES = "NoDevices"
     REMOVAL_HELD = "RemovalHeld"
     WAVE_MATCHES_NOTHING = "WaveMatchesNothing"
@@ -48,6 +49,7 @@ _TRANSITIONS = {
     DeploymentReason.FAILURE_POLICY: ("Warning", EventReason.ROLLOUT_STOPPED),
     DeploymentReason.GATEWAY_UNAVAILABLE: ("Warning", EventReason.GATEWAY_UNAVAILABLE),
     DeploymentReason.INVALID_SPEC: ("Warning", EventReason.INVALID_SPEC),
+    DeploymentReason.REFERENCE_PENDING: ("Warning", EventReason.REFERENCE_PENDING),
     DeploymentReason.NO_DEVICES: ("Warning", EventReason.NO_DEVICES),
     DeploymentReason.WAVE_MATCHES_NOTHING: ("Warning", EventReason.WAVE_MATCHES_NOTHING),
     DeploymentReason.WAVE_HAS_NO_ELIGIBLE_DEVICE: ("Warning", EventReason.WAVE_HAS_NO_ELIGIBLE_DEVICE),

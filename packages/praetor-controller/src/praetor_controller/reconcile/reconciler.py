@@ -6,7 +6,7 @@ It gets a key, never an event: events that were missed, merged or repeated make 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Protocol, TypeVar
 
@@ -25,6 +25,7 @@ from praetor_controller.journal.entry import Decision
 from praetor_controller.journal.recorder import FlightRecorder, tracked
 from praetor_controller.metrics import Metrics
 from praetor_controller.model.actions import Adopt, Update
+from praetor_controller.model.approvals import Digests, with_approvals
 from praetor_controller.model.kinds import followed, with_missing_kinds
 from praetor_controller.model.projection import project_deployment
 from praetor_controller.model.revisions import RevisionRow, proven_stamps
@@ -91,8 +92,10 @@ class DeploymentReconciler:
         dirty: DirtySet,
         gateway: Gateway,
         flight: FlightRecorder | None = None,
+        digests: Callable[[str], Digests | None] = lambda _: None,
     ) -> None:
         self._flight = flight
+        self._digests = digests
         self._dirty = dirty
         self._gateway = gateway
         self._history = history
@@ -110,7 +113,7 @@ class DeploymentReconciler:
         if deployment is None or deployment.terminating:
             self._forget(key)
             return Result()
-        deployment = self._history.with_stored_template(deployment)
+        deployment = self._history.with_stored_template(self._approved(deployment))
         state = self._state(key, deployment)
         await self._writer.resolve(key.namespace, state)
         try:
@@ -148,6 +151,15 @@ class DeploymentReconciler:
             raise outcome.trouble
         status_cooldown_s = self._until(state.status_due_at) if state.account else 0.0
         return Result(self._requeue_after(planned, outcome, state, status_after_s), pass_s, status_cooldown_s)
+
+    def _approved(self, deployment: DeploymentRow) -> DeploymentRow:
+        """Return *deployment* with the contents of files that its rollout is about."""
+        if not deployment.template.refers:
+            return deployment
+        revisions = self._cache.revisions.by_index(BY_OWNER, owned_by(deployment))
+        newest = max(revisions, key=lambda row: row.number, default=None)
+        template = newest.template if newest is not None else None
+        return with_approvals(deployment, self._digests(deployment.namespace), template)
 
     def _with_remarks(self, deployment: DeploymentRow, planned: Plan) -> Plan:
         if planned.status is None:
@@ -320,7 +332,7 @@ class DeploymentReconciler:
                 processes = self._cache.processes.by_index(BY_OWNER, owned_by(other))
                 revisions = self._cache.revisions.by_index(BY_OWNER, owned_by(other))
                 proven = proven_stamps(revisions, other.status.current_revision)
-                yield Neighbour(other, processes, uncertain, proven)
+                yield Neighbour(self._approved(other), processes, uncertain, proven)
 
     def _in_use(self, deployment: DeploymentRow) -> set[str]:
         processes = self._cache.processes.by_index(BY_OWNER, owned_by(deployment))

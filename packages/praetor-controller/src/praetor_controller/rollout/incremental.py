@@ -125,7 +125,15 @@ class IncrementalAggregate:
 
 def _spec(deployment: DeploymentRow) -> tuple[object, ...]:
     """Return what the verdicts depend on; in steady state they do not depend on the status."""
-    return deployment.uid, deployment.generation, deployment.approved, deployment.terminating, deployment.fault
+    revision = deployment.template.revision  # contents of files change it, and not the generation
+    return (
+        deployment.uid,
+        deployment.generation,
+        revision,
+        deployment.approved,
+        deployment.terminating,
+        deployment.fault,
+    )
 
 
 def _replaced(total: Aggregate, had: Aggregate, has: Aggregate) -> Aggregate:

@@ -176,12 +176,21 @@ def _connects_by(deployment: DeploymentRow, summary: FleetSummary) -> float:
     return summary.progress_at + min(CONNECT_S, float(deployment.policy.progress_deadline_seconds))
 
 
+_PENDING = (
+    "no gateway has said what these hold, so that a change of them cannot be rolled out; apply the component "
+    "references in this namespace and start the gateway with --references-namespace, or write onChange: Signal or None"
+)
+
+
 def fault_status(deployment: DeploymentRow, fault: str, now: datetime) -> RolloutStatus:
     """Return the status of a deployment that cannot be acted on: the condition says why, and the counts stay.
 
     Its processes run on, and what was counted last is nearer to the truth than zeros.
     """
-    state = _ConditionState(ConditionStatus.FALSE, DeploymentReason.INVALID_SPEC, fault)
+    reason, message = DeploymentReason.INVALID_SPEC, fault
+    if fault.startswith(f"{DeploymentReason.REFERENCE_PENDING}("):
+        reason, message = DeploymentReason.REFERENCE_PENDING, f"{fault}: {_PENDING}"
+    state = _ConditionState(ConditionStatus.FALSE, reason, message)
     return RolloutStatus(
         observed_generation=deployment.generation,
         counts=_stored_counts(deployment.status.raw),

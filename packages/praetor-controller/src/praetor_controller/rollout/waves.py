@@ -22,6 +22,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import compress
 
 from attrs import evolve, field, frozen, mutable
 
@@ -29,7 +30,7 @@ from praetor_api.kube.codec import format_time
 from praetor_api.kube.objects import Approval, LabelSelector, Wave
 from praetor_controller.model.amounts import amount
 from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow
-from praetor_controller.model.selectors import Matches, compile_selector
+from praetor_controller.model.selectors import compile_each
 from praetor_controller.model.wave_record import MAX_FAILURES, WaveFailure, WaveRecord
 from praetor_controller.rollout.assignment import Assignment
 from praetor_controller.rollout.availability import OVERTAKEN, Availability, blamed_until
@@ -184,8 +185,12 @@ def _failed(
     """Return the processes that failed and were not available since, and count those of devices that left."""
     known = {each.uid: each for each in record.failed}
     counted: set[str] = set()
-    for number, (device, process, availability) in enumerate(assignment):
-        if process is None or not devices.updated[number] or devices.is_unchanged(number):
+    has_target = zip(devices.updated, devices.available_at, strict=True)
+    # of a fleet few fail: those that are available matter only where some did before
+    for number in [number for number, (has, at) in enumerate(has_target) if has and (at is None or known)]:
+        device, process = assignment.devices[number], assignment.processes[number]
+        availability = assignment.availabilities[number]
+        if process is None or devices.is_unchanged(number):
             continue
         if devices.available_at[number] is not None:
             known.pop(process.uid, None)
@@ -288,23 +293,26 @@ class _Devices:
         """Return the devices that have no place yet, in the order in which waves take them."""
         left = [number for number, index in enumerate(place) if index == _NONE]
         left.sort(key=self._names.__getitem__)
-        left.sort(key=self._rank)
+        left.sort(key=self._ranks().__getitem__)
         if self._unchanged:
             left.sort(key=self._unchanged.__getitem__)
         return left
 
-    def taken_by(self, takes: Matches) -> list[bool]:
-        """Return of each device that *takes* selects whether a wave may be passed by it."""
+    def may_pass(self, takes: Sequence[bool]) -> list[bool]:
+        """Return of each device that a wave *takes* whether the wave may be passed by it."""
         if not (self._faults or self._unchanged):
-            return [not device.unmet for device in self.rows if takes(device.labels)]
+            return [not device.unmet for device in compress(self.rows, takes)]
         return [
             not (device.unmet or device.name in self._faults or self.is_unchanged(number))
-            for number, device in enumerate(self.rows)
-            if takes(device.labels)
+            for number, device in compress(enumerate(self.rows), takes)
         ]
 
-    def _rank(self, number: int) -> tuple[bool, bool, bool]:
-        return not self.updated[number], not self.counted[number], self.rows[number].connected is None
+    def _ranks(self) -> list[int]:
+        """Return how late each device is taken: what has the target first, then what counts and was seen."""
+        return [
+            (0 if has else 4) + (0 if counts else 2) + (row.connected is None)
+            for has, counts, row in zip(self.updated, self.counted, self.rows, strict=True)
+        ]
 
 
 def _place(waves: Sequence[Wave], devices: _Devices) -> tuple[list[int], list[bool]]:
@@ -314,25 +322,24 @@ def _place(waves: Sequence[Wave], devices: _Devices) -> tuple[list[int], list[bo
     recorded = Counter(place)
     left = devices.without_wave(place)
     matched: list[bool] = []
+    labels = [row.labels for row in devices.rows] if waves else []
     for index, wave in enumerate(waves):
-        takes = compile_selector(wave.selector or LabelSelector(), f"{_PATH}[{index}].selector")
-        matched.append(any(takes(row.labels) for row in devices.rows))
+        takes = compile_each(wave.selector or LabelSelector(), f"{_PATH}[{index}].selector")(labels)
+        matched.append(True in takes)
         room = _limit(index, wave, devices, takes) - recorded[index]
-        left = _fill(index, takes, room, devices, place, left)
+        left = _fill(index, takes, room, place, left)
     for number in left:
         place[number] = len(waves)
     return place, matched
 
 
-def _fill(
-    index: int, takes: Matches, room: float, devices: _Devices, place: list[int], left: Sequence[int]
-) -> list[int]:
+def _fill(index: int, takes: Sequence[bool], room: float, place: list[int], left: Sequence[int]) -> list[int]:
     """Give the wave at *index* those of the devices *left* that it takes; return the others."""
     others: list[int] = []
     for at, number in enumerate(left):
         if room <= 0:
             return [*others, *left[at:]]
-        if takes(devices.rows[number].labels):
+        if takes[number]:
             place[number] = index
             room -= 1
         else:
@@ -340,10 +347,10 @@ def _fill(
     return others
 
 
-def _limit(index: int, wave: Wave, devices: _Devices, takes: Matches) -> float:
+def _limit(index: int, wave: Wave, devices: _Devices, takes: Sequence[bool]) -> float:
     if wave.limit is None:
         return math.inf
-    may_pass = devices.taken_by(takes) if isinstance(wave.limit, str) else []
+    may_pass = devices.may_pass(takes) if isinstance(wave.limit, str) else []
     candidates = sum(may_pass) or len(may_pass)  # a wave that none may pass is not one without a device
     return amount(wave.limit, candidates, f"{_PATH}[{index}].limit")
 

@@ -7,8 +7,9 @@ Values are resolved once for all processes of a namespace with the same referenc
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
+from functools import partial
 from typing import Any
 
 from attrs import define, field, frozen
@@ -16,7 +17,17 @@ from attrs import define, field, frozen
 from praetor_api.files import MAX_CONTENT
 from praetor_api.kube.client.resource import Key
 from praetor_api.kube.delivered import DELIVERED, KINDS
-from praetor_api.values import EXPOSED, MAX_TEXTS, SECRET, DeviceFields, Reference, Resolved, Source, Value
+from praetor_api.values import (
+    EXPOSED,
+    MAX_TEXTS,
+    SECRET,
+    DeviceFields,
+    Reference,
+    Resolved,
+    Source,
+    Value,
+    content_digest,
+)
 from praetor_api.values import resolve as resolve_references
 from praetor_gateway.fleet.rows import CachedProcess
 
@@ -66,6 +77,11 @@ class _Template:
         return any(source.kind == SECRET for source in self.sources)
 
     @property
+    def approved(self) -> bool:
+        """Whether only approved contents are given of some."""
+        return any(each.approved for each in self.references)
+
+    @property
     def of_devices(self) -> bool:
         return len(self.sources) < len(self.references)
 
@@ -80,7 +96,7 @@ class ReferenceStore:
 
     namespaces: frozenset[str] = frozenset()
     changed: Callable[[Iterable[Key]], None] = lambda _: None
-    _key: bytes = field(default=b"", repr=False)
+    _keys: tuple[bytes, ...] = field(default=(b"",), repr=False)
     _objects: dict[tuple[str, Key], Mapping[str, Value]] = field(factory=dict, init=False)
     _readable: set[tuple[str, str]] = field(factory=set, init=False)
     _templates: dict[tuple[str, int], _Template] = field(factory=dict, init=False)
@@ -102,6 +118,10 @@ class ReferenceStore:
             self._objects.pop((kind, key), None)
         self._forget(self._naming.get((kind, key), ()))
 
+    def knows(self, namespace: str) -> bool:
+        """Return whether all objects of *namespace* are known."""
+        return all((kind, namespace) in self._readable for kind in KINDS)
+
     def set_readable(self, kind: str, namespace: str, *, readable: bool) -> None:
         """Record whether the objects of *kind* in *namespace* are known, and may be read."""
         if readable == ((kind, namespace) in self._readable):
@@ -113,10 +133,26 @@ class ReferenceStore:
             if each.namespace == namespace and any(source.kind == kind for source in each.sources)
         )
 
-    def set_key(self, key: bytes) -> None:
-        """Digest values of Secrets with *key* from now on."""
-        self._key = key
-        self._forget(each for each in tuple(self._templates.values()) if each.secret)
+    def set_keys(self, keys: Sequence[bytes]) -> None:
+        """Digest with the first of *keys* from now on; what was approved with another one of them stays so."""
+        self._keys = tuple(keys) or (b"",)
+        self._forget(each for each in tuple(self._templates.values()) if each.secret or each.approved)
+
+    def is_approved(self, namespace: str, source: Source, value: Value | None, approved: str) -> bool:
+        """Return whether *approved* is a digest of *value* in *source*, with any of the keys."""
+        return any(content_digest(key, namespace, source, value) == approved for key in self._keys)
+
+    def digests(self, namespace: str, known: Mapping[str, str]) -> dict[str, str]:
+        """Return a digest of each value in *namespace*, by its source as text; those *known* that are right stay."""
+        found = {}
+        for (kind, key), values in self._objects.items():
+            if key.namespace == namespace and (kind != SECRET or self._keys[0]):  # without a key it could be guessed
+                for name, value in values.items():
+                    source = Source(kind, key.name, name)
+                    before = known.get(str(source), "")
+                    same = self.is_approved(namespace, source, value, before)
+                    found[str(source)] = before if same else content_digest(self._keys[0], namespace, source, value)
+        return found
 
     def is_secret(self, row: CachedProcess) -> bool:
         """Return whether *row* refers to a Secret."""
@@ -186,7 +222,11 @@ class ReferenceStore:
             return shared
         own = resolve_references((each for each in row.references if each.source is None), fields())
         return Resolved(
-            {**shared.values, **own.values}, (*own.missing, *shared.missing), key=shared.key, files=shared.files
+            {**shared.values, **own.values},
+            (*own.missing, *shared.missing),
+            key=shared.key,
+            files=shared.files,
+            kept=shared.kept,
         )
 
     def _shared(self, template: _Template) -> Resolved:
@@ -194,13 +234,20 @@ class ReferenceStore:
         if refused:
             return Resolved({}, refused=refused)
         references = (each for each in template.references if each.source is not None)
-        found = resolve_references(references, _IN_NO_DEVICE, lambda source: self._read(template.namespace, source))
+        namespace = template.namespace
+
+        def is_approved(reference: Reference, value: Value | None) -> bool:
+            source = reference.source
+            return source is None or self.is_approved(namespace, source, value, reference.approved)
+
+        read = partial(self._read, namespace)
+        found = resolve_references(references, _IN_NO_DEVICE, read, is_approved)
         if sum(map(len, found.values.values())) > MAX_TEXTS:
             return Resolved({}, refused=f"{Refusal.TOO_LARGE.value} more than {MAX_TEXTS} characters")
         if found.files is not None and found.files.size > MAX_CONTENT:
             return Resolved({}, refused=f"{Refusal.TOO_LARGE.value} files of more than {MAX_CONTENT} bytes")
-        key = self._key if template.secret else b""
-        return Resolved(found.values, found.missing, key=key, files=found.files)
+        key = self._keys[0] if template.secret else b""
+        return Resolved(found.values, found.missing, key=key, files=found.files, kept=found.kept)
 
     def _refusal(self, template: _Template) -> str:
         namespace = template.namespace

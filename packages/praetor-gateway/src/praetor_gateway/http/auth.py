@@ -7,7 +7,7 @@ Fails closed: without a verifier nothing is admitted, unless the operator gave `
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from hmac import compare_digest
 from typing import Generic, TypeAlias, TypeVar
@@ -66,13 +66,13 @@ class DeviceAuthenticator:
             self._verifier = verifier
 
     @property
-    def digest_key(self) -> bytes:
-        """The key of digests of Secrets: replicas with the same device secrets have the same, and no device has it.
+    def digest_keys(self) -> Sequence[bytes]:
+        """The keys of digests, newest first. Replicas with the same device secrets have the same, no device has one.
 
-        Empty without device secrets: then no device is given a Secret.
+        None without device secrets: then no device is given a Secret.
         """
         secrets = self._verifier.secrets if self._verifier is not None else ()
-        return hmac.digest(secrets[0], DIGEST_OF_VALUES, "sha256") if secrets else b""
+        return [hmac.digest(each, DIGEST_OF_VALUES, "sha256") for each in secrets]
 
     def admits(self, device: str, token: bytes | None, epoch: int, session: DeviceSession | None = None) -> bool:
         """Return whether *token* is good for *device* in its credential *epoch*; a declared one has a *session*."""

@@ -52,6 +52,8 @@ def _item(row: CachedProcess, features: Set[str], resolved: Callable[[CachedProc
         identity["valuesHash"] = found.digest
         if found.values or found.files is None:
             identity["values"] = found.values
+        if found.kept:
+            identity["keptFiles"] = found.kept
         if found.files is not None:
             return b'%b,"fileValues":%b,"spec":%b}' % (canonical_json(identity)[:-1], found.files.json, row.spec)
     return b'%b,"spec":%b}' % (canonical_json(identity)[:-1], row.spec)

@@ -22,6 +22,7 @@ from praetor_controller.ctl.inventory import Inventory
 from praetor_controller.ctl.output import names_of
 from praetor_controller.errors import InvalidDeployment
 from praetor_controller.model.actions import Action, Create, Delete, Update
+from praetor_controller.model.approvals import unapproved
 from praetor_controller.model.kinds import missing_text
 from praetor_controller.model.manifests import process_manifest, process_patch
 from praetor_controller.model.overrides import PATH
@@ -115,7 +116,8 @@ class ForecastModel:
         That of the templates alone where no device matches.
         """
         name, template = self.deployment.name, self.deployment.template
-        old = project_template(name, before.get("template") or {}, before.get("overrides") or ())
+        old = project_template(name, *unapproved(before.get("template") or {}, before.get("overrides") or ()))
+        template = project_template(name, *unapproved(template.raw, template.overrides))
         labels = [row.labels for row in self._matching()] or [{}]
         pairs = [(old.resolved(each), template.resolved(each)) for each in labels]
         return [*{(one.spec_hash, two.spec_hash): (one.spec, two.spec) for one, two in pairs}.values()]

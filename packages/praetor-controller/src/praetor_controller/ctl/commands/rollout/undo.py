@@ -12,6 +12,7 @@ from praetor_controller.ctl.commands.completion import deployment_argument
 from praetor_controller.ctl.commands.rollout.history import revisions_of
 from praetor_controller.ctl.revisions import before, chosen, template_to_restore
 from praetor_controller.ctl.rollout_patch import replace_template, rewrite
+from praetor_controller.model.approvals import unapproved
 from praetor_controller.model.revisions import overrides_of, project_revision
 
 
@@ -37,8 +38,8 @@ async def undo(cluster: Cluster, deployment: str, to_revision: int) -> str:
         revisions = await revisions_of(cluster, found)
         revision = chosen(revisions, to_revision, deployment) if to_revision else before(revisions, found)
         template = template_to_restore(revision, deployment)
+        _, overrides = unapproved({}, overrides_of(revision))
         number = revision.get("revision")
-        overrides = overrides_of(revision)
         if template == found["spec"].get("template") and overrides == (found["spec"].get("overrides") or []):
             return f"{deployment}: has the template of revision {number} already"
         await replace_template(cluster, found, template, overrides, project_revision(revision).change_cause)
