@@ -54,6 +54,7 @@ class Case:
     steady: SteadyState = NOTHING
     judged: bool = True
     command: str = "v2"
+    approved: tuple[str | None, ...] = ("digest",)
 
 
 def waves(*approved: str) -> DeploymentRow:
@@ -73,6 +74,7 @@ CASES = (
         steady=LEFT_OUT,
     ),
     Case(invariant="a_device_is_given_what_its_labels_ask_for", command="v1"),
+    Case(invariant="contents_are_approved", approved=(None,)),
     Case(invariant="max_unavailable_holds", down="abc"),
     Case(invariant="every_budget_holds", row=deployment("v2", max_unavailable=5, budgets=RACKS), down="ab"),
     Case(invariant="one_process_for_each_device", beside=(process("a", name="tel-a-2"),)),
@@ -149,6 +151,7 @@ def violated(case: Case) -> list[str]:
         takes_down=bool(case.down),
         takes_down_first=bool(case.down),
         command=case.command,
+        approved=case.approved,
         given={"v2"},
     )
     facts = Facts(

@@ -207,11 +207,13 @@ class Checker:
             self._down[owner].discard(device)  # it was down by its deletion already
         elif ready:
             self._down[owner].add(device)
+        files = new["spec"]["execution"].get("files") or ()
         write = Write(
             deployment=self._stored.deployment(owner), device=devices[device],
             old=before, new=self._stored.process(new),
             takes_down=ready and owner in up, takes_down_first=ready and up == self._down.keys(),
             command=new["spec"]["execution"]["command"][0], given=self._given(owner, new, devices[device]),
+            approved=[each.get("approved") for each in files],
         )  # fmt: skip
         facts = self._facts()
         broken = ((invariant.__name__, invariant(write, facts)) for invariant in INVARIANTS)

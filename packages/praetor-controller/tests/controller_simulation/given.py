@@ -29,4 +29,5 @@ def is_changed(template: Template, before: Template | None, labels: Mapping[str,
     if before is None or before.revision == template.revision or not (template.overrides or before.overrides):
         return True
     again = template.spec.get("restartedAt") != before.spec.get("restartedAt")
+    again = again or template.spec["execution"].get("files") != before.spec["execution"].get("files")
     return again or command_for(template, labels) != command_for(before, labels)

@@ -31,6 +31,7 @@ class Write:
 
     *takes_down*: the device was up, as far as this deployment goes; *takes_down_first*: for all the others, too.
     *command* is what the device is to run, and *given* what the revision gives it by its labels; empty: it is not kept.
+    *approved* are the digests of the contents of its files, None where a file has none.
     """
 
     deployment: DeploymentRow
@@ -41,6 +42,7 @@ class Write:
     takes_down_first: bool = False
     command: str = ""
     given: Collection[str] = ()
+    approved: Collection[str | None] = ()
 
 
 @frozen(kw_only=True)
@@ -178,6 +180,11 @@ def a_device_is_given_what_its_labels_ask_for(write: Write, facts: Facts) -> str
     return f"{write.device.name} got {write.command}, not {sorted(write.given)}" if wrong else ""
 
 
+def contents_are_approved(write: Write, facts: Facts) -> str:
+    """A process whose file restarts it says which content the file is to have."""
+    return "any content" if None in write.approved else ""
+
+
 def offline_devices_are_deferred(write: Write, facts: Facts) -> str:
     """A device that is offline is offered nothing."""
     offline = write.device.connected is False and write.device.name in facts.steady.offline
@@ -286,6 +293,7 @@ INVARIANTS: Final[tuple[Callable[[Write, Facts], str], ...]] = (
     held_devices_are_deferred,
     requirements_are_respected,
     a_device_is_given_what_its_labels_ask_for,
+    contents_are_approved,
     offline_devices_are_deferred,
     untested_revisions_wait_for_their_wave,
     waves_soak,

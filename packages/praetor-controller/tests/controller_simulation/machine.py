@@ -103,6 +103,20 @@ class RolloutMachine(RuleBasedStateMachine):
         self.simulation.approve(name, "w1")
         self.simulation.run(rounds, 21)
 
+    @rule(name=st.sampled_from(BOTH), refers=st.sampled_from([True, True, False]), rounds=st.integers(0, 3))
+    @recorded
+    def refer(self, name: str, refers: bool, rounds: int) -> None:
+        """Let a file of all processes have its content from a ConfigMap, or from nowhere again."""
+        self.simulation.refer(name, refers=refers)
+        self.simulation.approve(name, "w1")
+        self.simulation.run(rounds, 21)
+
+    @rule(content=st.sampled_from(["first", "second", "third"]), rounds=st.integers(0, 3))
+    @recorded
+    def edit_a_content(self, content: str, rounds: int) -> None:
+        self.simulation.edit_content(content)
+        self.simulation.run(rounds, 21)
+
     @rule(version=st.sampled_from(["v1", "v2", "v3"]), arm=st.sampled_from(["v1", "v2", "v3", "bad", "killer"]))
     @recorded
     def an_override_changes_no_canary(self, version: str, arm: str) -> None:

@@ -17,6 +17,7 @@ from attrs import frozen
 
 from controller_simulation.trace import Step, Trace
 from praetor_controller.model import specs
+from praetor_controller.reconcile.file_digests import FileDigests
 from praetor_controller.reconcile.reconciler import DeploymentReconciler
 from praetor_controller.reconcile.revision_history import RevisionHistory
 from praetor_controller.reconcile.snapshot_builder import build_snapshot
@@ -94,6 +95,10 @@ def edit(version: str, name: str = "tel") -> Step:
 
 def override(arm: str | None, name: str = "tel") -> Step:
     return "override", {"name": name, "arm": arm, "rounds": 0}
+
+
+def refer(name: str = "tel") -> Step:
+    return "refer", {"name": name, "refers": True, "rounds": 0}
 
 
 def relabel_cpu(cpu: str, *numbers: int) -> Step:
@@ -179,6 +184,19 @@ MUTANTS = (
         fault="overrides are not applied to what is written",
         changes=((specs.Specs.of, "if number is None else", "if True else"),),
         trace=[begin(), override("v2"), edit("v3")],
+    ),
+    Mutant(
+        invariant="contents_are_approved",
+        fault="a file has the content of an object at whatever time",
+        changes=((DeploymentReconciler._approved, "if not deployment.template.refers", "if True"),),
+        trace=[begin(), refer()],
+    ),
+    Mutant(
+        invariant="every_fair_run_converges",
+        fault="a changed content is never known",
+        changes=((FileDigests._on_change, "self._published, new", "self._published, self._published or new"),),
+        trace=[begin(), refer(), ("edit_a_content", {"content": "second", "rounds": 0})],
+        ends=True,
     ),
     Mutant(
         invariant="untested_revisions_wait_for_their_wave",

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 from collections.abc import Coroutine, Mapping
 from datetime import datetime, timedelta
@@ -16,7 +17,7 @@ from controller_simulation.checker import Checker
 from controller_simulation.client import RETRIED_S, ControllerClient
 from controller_simulation.devices import SimulatedDevice, SimulatedDevices
 from controller_simulation.invariants import InvariantViolation
-from controller_simulation.stored import LAB, Stored
+from controller_simulation.stored import LAB, PUBLISHED, Stored
 from controller_testing import JudgingGateway, runs
 from kube_testing import FakeClock, InProcessKube, body_of
 from kubeplane import ControlPlane
@@ -25,6 +26,7 @@ from praetor_api.conditions import ProcessReason
 from praetor_api.kube.client.api import PatchType
 from praetor_api.kube.client.errors import Unreachable
 from praetor_api.kube.client.resource import (
+    CONFIG_MAPS,
     DEVICE_PROCESS_DEPLOYMENTS,
     DEVICE_PROCESSES,
     NETWORK_SWITCHES,
@@ -36,9 +38,12 @@ from praetor_api.kube.runtime.clock import Clock
 from praetor_api.kube.runtime.events import EventRecorder
 from praetor_api.kube.runtime.informer import CATCH_UP_S, OUTAGE_BACKOFF
 from praetor_api.kube.runtime.limiter import TokenBucket
+from praetor_api.names import FILE_DIGESTS
+from praetor_api.protocol import AGENT_FEATURES
 from praetor_controller.metrics import Metrics
 from praetor_controller.reconcile.cache import Cache
 from praetor_controller.reconcile.controller import Controller
+from praetor_controller.reconcile.file_digests import FileDigests
 from praetor_controller.reconcile.reconciler import DeploymentReconciler
 from praetor_controller.reconcile.revision_history import RevisionHistory
 from praetor_controller.reconcile.writer import Writer
@@ -47,6 +52,8 @@ from praetor_controller.rollout.removals import removal_token
 from praetor_controller.rollout.snapshot import GatewayState
 
 _BOOKMARK_S = 60.0
+_REF = {"name": "settings", "key": "level"}
+_FILE = {"path": "level", "configMapKeyRef": _REF}
 _FOLLOWED_AGAIN_S = OUTAGE_BACKOFF.cap + CATCH_UP_S + 1.0
 
 
@@ -198,11 +205,15 @@ class Simulation:
         history = RevisionHistory(client, cache, clock, lambda: True)
         recorder = EventRecorder(client, clock, "praetor-controller", "simulated")
         controller = self._controller = Controller(cache, self.metrics, clock, workers=2)
+        digests = FileDigests(client, PUBLISHED, clock, controller.contents_changed)
         reconciler = DeploymentReconciler(
-            client, cache, writer, history, recorder, self.metrics, clock, controller.dirty, self.gateway
-        )
+            client, cache, writer, history, recorder, self.metrics, clock, controller.dirty, self.gateway,
+            digests=digests.of,
+        )  # fmt: skip
         async with asyncio.TaskGroup() as group:
             group.create_task(cache.run())
+            group.create_task(digests.run())
+            await digests.synced()
             group.create_task(controller.lead(reconciler))
 
     def settle(self, seconds: float = 0.0) -> None:
@@ -246,6 +257,7 @@ class Simulation:
     def declare(self, name: str, **labels: str) -> None:
         """Add a device, and let no step follow yet."""
         self._do(self.kube.create(NETWORK_SWITCHES, LAB, body_of(NETWORK_SWITCHES, name, {"labels": labels}, spec={})))
+        self._report_facts(name, {"features": ",".join(AGENT_FEATURES)})
         self.devices[name] = SimulatedDevice()
         self._do(self.devices.connect(name, connected=True))
 
@@ -266,9 +278,11 @@ class Simulation:
 
     def upgrade(self, name: str, version: str) -> None:
         """Let a device report another version of its OS."""
-        facts = {"status": {"facts": {"os.version": version}}}
-        self._do(self.kube.patch(NETWORK_SWITCHES, Key(LAB, name), facts, subresource="status"))
+        self._report_facts(name, {"os.version": version})
         self.settle()
+
+    def _report_facts(self, name: str, facts: Mapping[str, str]) -> None:
+        self._do(self.kube.patch(NETWORK_SWITCHES, Key(LAB, name), {"status": {"facts": facts}}, subresource="status"))
 
     def deploy(self, name: str, version: str, **spec: Any) -> None:
         body = {"selector": {}, "template": _template(version), "progressDeadlineSeconds": 2_592_000} | spec
@@ -291,6 +305,23 @@ class Simulation:
         self.clock.oversleep(1)
         wanted = {"selector": {"matchLabels": {"cpu": "arm64"}}, "execution": {"command": [arm]}}
         self.edit(name, overrides=[wanted] if arm else None)
+
+    def refer(self, name: str, *, refers: bool) -> None:
+        """Give the processes a file whose content is in a ConfigMap, and restarts them; or take it away."""
+        if refers and PUBLISHED not in self.stored.objects(CONFIG_MAPS):
+            self.edit_content("first")
+        self.clock.oversleep(1)
+        self.edit(name, template={"spec": {"execution": {"files": [_FILE] if refers else None}}})
+
+    def edit_content(self, content: str) -> None:
+        """Edit that ConfigMap, of which the controller gets to know a digest."""
+        self.clock.oversleep(1)
+        data = {LAB: json.dumps({f"configmap/{_REF['name']} key {_REF['key']}": content})}
+        if PUBLISHED in self.stored.objects(CONFIG_MAPS):
+            self._do(self.kube.patch(CONFIG_MAPS, PUBLISHED, {"data": data}))
+        else:
+            self._do(self.kube.create(CONFIG_MAPS, PUBLISHED.namespace, body_of(CONFIG_MAPS, FILE_DIGESTS, data=data)))
+        self.settle()
 
     def restart(self, name: str) -> None:
         """Restart every process in place, under the rollout's policy."""
@@ -395,7 +426,14 @@ class Simulation:
             status, count = self.stored.status(name), len(self.stored.matching(name))
             if status.get("reasons") != ({"UpToDate": count} if count else {}) or "failedRevision" in status:
                 return False
-        return True
+        return not self._outdated()
+
+    def _outdated(self) -> bool:
+        """Return whether a process has a file whose content is not the one that the ConfigMap has now."""
+        published = self.stored.objects(CONFIG_MAPS).get(PUBLISHED, {}).get("data", {}).get(LAB, "")
+        processes = self.stored.objects(DEVICE_PROCESSES).values()
+        files = [file for each in processes for file in each["spec"]["execution"].get("files") or ()]
+        return any(f'"{file["approved"]}"' not in published for file in files)
 
 
 def _template(version: str) -> dict[str, Any]:

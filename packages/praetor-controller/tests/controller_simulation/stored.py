@@ -14,6 +14,7 @@ from controller_simulation.given import is_changed
 from kube_testing import InProcessKube
 from praetor_api.annotations import DEPLOYMENT_LABEL, OFFERED_AT_ANNOTATION
 from praetor_api.kube.client.resource import (
+    CONFIG_MAPS,
     CONTROLLER_REVISIONS,
     DEVICE_PROCESS_DEPLOYMENTS,
     DEVICE_PROCESSES,
@@ -21,12 +22,17 @@ from praetor_api.kube.client.resource import (
     Key,
     Resource,
 )
+from praetor_api.kube.delivered import published_digests
+from praetor_api.names import FILE_DIGESTS
 from praetor_controller.model.annotations import deployment_label
+from praetor_controller.model.approvals import with_approvals
 from praetor_controller.model.projection import project_deployment, project_device, project_process
 from praetor_controller.model.revisions import RevisionRow, find_revision, project_revision
 from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow, Template
 
 LAB = "lab"
+PUBLISHED = Key("praetor-system", FILE_DIGESTS)
+"""Where a gateway says what the ConfigMaps hold that files refer to, as digests."""
 T = TypeVar("T")
 
 
@@ -160,13 +166,21 @@ class Stored:
             processes = defaultdict[str | None, list[ProcessRow]](list)
             for row in self._made(DEVICE_PROCESSES, self.process).values():
                 processes[row.owner].append(row)
+            made = self._made(DEVICE_PROCESS_DEPLOYMENTS, project_deployment)
             self._gathered = _Gathered(
                 version=self._kube.version,
-                deployments=self._made(DEVICE_PROCESS_DEPLOYMENTS, project_deployment),
+                deployments={name: self._approved(row) for name, row in made.items()},
                 processes={owner: tuple(rows) for owner, rows in processes.items()},
                 devices=self._made(NETWORK_SWITCHES, project_device),
             )
         return self._gathered
+
+    def _approved(self, row: DeploymentRow) -> DeploymentRow:
+        """Return *row* with the contents that its rollout is about."""
+        published = self.objects(CONFIG_MAPS).get(PUBLISHED)
+        if published is None or not row.template.refers:
+            return row
+        return with_approvals(row, published_digests(published["data"][LAB]), None)
 
     def _made(self, resource: Resource, project: Callable[[dict[str, Any]], T]) -> dict[str, T]:
         """Return the rows of *resource* by the names of their objects; only changed objects are projected."""
