@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from kube_testing import body_of
-from praetor_api.kube.client.resource import CONFIG_MAPS, NETWORK_SWITCHES, Key
+from praetor_api.kube.client.resource import CONFIG_MAPS, LEASES, NETWORK_SWITCHES, Key
 from praetor_api.names import FILE_DIGESTS
 from praetor_api.protocol import AGENT_FEATURES
 from praetor_api.values import ABSENT
@@ -107,3 +107,17 @@ async def test_what_users_approve_themselves_does_not_count() -> None:
     await publish(fixture, level="d1", other="x")
     async with fixture.controller():
         assert approvals(fixture) == {"tel-a": {"a": "d1"}, "tel-b": {"a": "d1"}}
+
+
+async def test_contents_are_read_again_after_a_request_without_an_answer() -> None:
+    fixture = ProgramFixture()
+    await deployed(fixture, RESTARTS)
+    await publish(fixture, level="d1")
+    async with fixture.controller():
+        await fixture.report_ready()
+        await fixture.clock.advance(30)
+        fixture.kube.silence_watches()
+        fixture.kube.hang_next(verb="patch", resource=LEASES)
+        await publish(fixture, level="d2")
+        await fixture.clock.advance(30)
+        assert sorted(each["a"] for each in approvals(fixture).values()) == ["d1", "d2"]

@@ -24,6 +24,7 @@ KNOWS = "file-references.v1, files.v1, references.v1, secrets.v1, values.v1"
 LABEL = {"azure.com/deliver": "true"}
 SECRET = "of all devices"
 PUBLISHED = Key("praetor-system", FILE_DIGESTS)
+SEEN_S = 30.0  # before the silence of a watch is noticed
 LEVEL, PASSWORD = "configmap/settings key level", "secret/login key password"
 OF_MAP = {"configMapKeyRef": {"name": "settings", "key": "level"}}
 OF_SECRET = {"secretKeyRef": {"name": "login", "key": "password"}}
@@ -141,3 +142,20 @@ async def test_what_was_approved_before_a_rotation_of_the_device_secret_stays_ap
         await set_level(lab, "2")
         assert published(lab)[PASSWORD] == before[PASSWORD]
         assert published(lab)[LEVEL] != before[LEVEL]
+
+
+async def test_after_a_restore_that_no_watch_reports_the_restored_contents_are_said_and_given() -> None:
+    async with lab_with() as lab:
+        signalled = {"path": "b", **OF_MAP, "onChange": "Signal"}
+        await lab.declare("leaf-1", execution=execution(signalled))
+        first, backup = published(lab), lab.kube.version
+        await set_level(lab, "2")
+        second = published(lab)
+        other = lab.kube.another_client()
+        lab.kube.silence_watches()
+        await other.patch(CONFIG_MAPS, Key("lab", "settings"), {"data": {"level": "1"}})
+        await other.patch(CONFIG_MAPS, PUBLISHED, {"data": {"lab": json.dumps({LEVEL: "of a backup"})}})
+        lab.kube.rewind(backup)
+        await lab.clock.advance(SEEN_S)
+        assert (await item_of(lab))["fileValues"] == [{"path": "b", "content": _base64("1")}]
+        assert (published(lab), first == second) == (first, False)

@@ -85,7 +85,7 @@ class Program:
         self.metrics.gateway.set_function(lambda: self._gateway.judging)
         lease = Key(settings.leader_elect_namespace, LEASE)
         self._elector = Elector(
-            api, lease, identity, clock, lease_duration_s=settings.lease_duration_s, on_doubt=self._cache.doubt
+            api, lease, identity, clock, lease_duration_s=settings.lease_duration_s, on_doubt=self._doubt
         )
 
     def unready(self) -> str:
@@ -112,6 +112,10 @@ class Program:
             for task in (following, judging, contents, recording):
                 task.cancel()
         _log.info("stopped")
+
+    def _doubt(self, since: float | None) -> None:
+        self._cache.doubt(since)
+        self._digests.doubt(since)
 
     async def _campaign(self) -> None:
         if self._settings.leader_elect:

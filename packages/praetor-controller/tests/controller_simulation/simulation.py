@@ -189,6 +189,7 @@ class Simulation:
         for name in there - self.devices.keys():
             self.devices[name] = SimulatedDevice()
         self._cache.doubt(None)
+        self._digests.doubt(None)
         self.client.end_watches(Unreachable("the API was restored"))
         self._do(self.devices.detect_failures())  # a gateway writes its decisions again where they are gone
         self.settle(_FOLLOWED_AGAIN_S)
@@ -205,7 +206,7 @@ class Simulation:
         history = RevisionHistory(client, cache, clock, lambda: True)
         recorder = EventRecorder(client, clock, "praetor-controller", "simulated")
         controller = self._controller = Controller(cache, self.metrics, clock, workers=2)
-        digests = FileDigests(client, PUBLISHED, clock, controller.contents_changed)
+        digests = self._digests = FileDigests(client, PUBLISHED, clock, controller.contents_changed)
         reconciler = DeploymentReconciler(
             client, cache, writer, history, recorder, self.metrics, clock, controller.dirty, self.gateway,
             digests=digests.of,
@@ -429,9 +430,11 @@ class Simulation:
         return not self._outdated()
 
     def _outdated(self) -> bool:
-        """Return whether a process has a file whose content is not the one that the ConfigMap has now."""
+        """Return whether a process of a deployment has a file with another content than the ConfigMap has now."""
         published = self.stored.objects(CONFIG_MAPS).get(PUBLISHED, {}).get("data", {}).get(LAB, "")
-        processes = self.stored.objects(DEVICE_PROCESSES).values()
+        processes = [
+            each for each in self.stored.objects(DEVICE_PROCESSES).values() if each["metadata"].get("ownerReferences")
+        ]
         files = [file for each in processes for file in each["spec"]["execution"].get("files") or ()]
         return any(f'"{file["approved"]}"' not in published for file in files)
 

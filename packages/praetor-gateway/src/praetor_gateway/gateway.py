@@ -285,6 +285,9 @@ class Gateway:
     def _doubt(self, since: float | None) -> None:
         for informer in self._informers:
             informer.doubt(since)
+        self._references.doubt(since)
+        for shared in (self._bindings, self._digests):
+            shared.doubt(since)
 
     def _own_lease(self) -> JudgeLease | None:
         return JudgeLease.of(self._elector.lease)

@@ -36,6 +36,10 @@ class FileDigests:
         """Follow it until cancelled."""
         await self._informer.run()
 
+    def doubt(self, since: float | None) -> None:
+        """Follow it from a new list, as `Informer.doubt` says."""
+        self._informer.doubt(since)
+
     async def synced(self) -> None:
         """Return when it was read, or cannot be."""
         await self._informer.synced.wait()

@@ -44,6 +44,11 @@ class ReferenceFollower:
         """How many kinds, in how many namespaces, cannot be read."""
         return sum(not self._is_readable(each) for each in self._informers.values())
 
+    def doubt(self, since: float | None) -> None:
+        """Follow the objects from new lists, as `Informer.doubt` says."""
+        for informer in self._informers.values():
+            informer.doubt(since)
+
     async def listed(self) -> None:
         """Return when all objects are known, or after FIRST_LIST_S seconds."""
         try:

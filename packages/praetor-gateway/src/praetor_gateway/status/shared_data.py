@@ -54,6 +54,24 @@ class SharedData:
     loaded: asyncio.Event = field(factory=asyncio.Event, init=False)
     """Set once the data are known, or cannot be read for want of a role."""
     _stored: _Stored | None = field(default=None, init=False)
+    _informer: Informer[_Stored] = field(init=False)
+
+    @_informer.default
+    def _make_informer(self) -> Informer[_Stored]:
+        informer = Informer(
+            self._api,
+            CONFIG_MAPS,
+            project=_project,
+            clock=self._clock,
+            namespace=self._key.namespace,
+            field_selector=f"metadata.name={self._key.name}",
+        )
+        informer.add_handler(self._on_change)
+        return informer
+
+    def doubt(self, since: float | None) -> None:
+        """Follow it from a new list, as `Informer.doubt` says."""
+        self._informer.doubt(since)
 
     @property
     def data(self) -> Data:
@@ -64,17 +82,8 @@ class SharedData:
         """Follow and write until cancelled."""
         await self._load()
         self.loaded.set()
-        informer = Informer(
-            self._api,
-            CONFIG_MAPS,
-            project=_project,
-            clock=self._clock,
-            namespace=self._key.namespace,
-            field_selector=f"metadata.name={self._key.name}",
-        )
-        informer.add_handler(self._on_change)
         async with asyncio.TaskGroup() as group:
-            group.create_task(informer.run(), name=f"watch {self.what}")
+            group.create_task(self._informer.run(), name=f"watch {self.what}")
             group.create_task(self._write_changes(), name=f"write {self.what}")
 
     async def _load(self) -> None:
