@@ -18,13 +18,18 @@ DELIVERED = {"azure.com/deliver": "true"}
 
 
 @contextmanager
-def reading_gateway(stack: Stack, kube: Kube, api: RawApi) -> Iterator[Server]:
-    """Yield the only gateway, which may read ConfigMaps and Secrets of the test's namespace, as if behind a proxy."""
+def reading_gateway(
+    stack: Stack, kube: Kube, api: RawApi, *more: str, name: str = "gateway-references"
+) -> Iterator[Server]:
+    """Run a gateway, with *more* flags, that may read ConfigMaps and Secrets of the namespace, as if behind a proxy.
+
+    The stack's own gateway, which may not, is stopped.
+    """
     role = read(COMPONENTS / "references")
     install(api, ({**each, "metadata": each["metadata"] | {"namespace": kube.namespace}} for each in role))
     stack.gateway.program.stop()
-    flags = (f"--references-namespace={kube.namespace}", "--tls-terminated")
-    server = stack.new_gateway("gateway-references", *flags)
+    flags = (f"--references-namespace={kube.namespace}", "--tls-terminated", *more)
+    server = stack.new_gateway(name, *flags)
     server.start()
     try:
         server.wait_ready()

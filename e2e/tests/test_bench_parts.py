@@ -16,14 +16,15 @@ from click.testing import CliRunner
 
 from e2e.bench.__main__ import BENCHMARKS, main
 from e2e.bench.gateway.load import body_length, run
-from e2e.bench.gateway.synthetic_api import SyntheticApi, name_of, process, switch
+from e2e.bench.gateway.references import delivered
+from e2e.bench.gateway.synthetic_api import SPEC, SyntheticApi, name_of, process, switch
 from e2e.bench.measure.first_seen import delays, first_seen, whole_lines
 from e2e.bench.measure.proc import cpu_seconds, resident_kib
 from e2e.bench.measure.trace import Counts, Trace, tracing
 from e2e.clusters.cluster import Request
 from e2e.stack.request_counts import of_kind
 from praetor_api.canonical import canonical_json
-from praetor_api.kube.client.resource import DEVICE_PROCESSES, NETWORK_SWITCHES
+from praetor_api.kube.client.resource import CONFIG_MAPS, DEVICE_PROCESSES, NETWORK_SWITCHES
 from praetor_api.names import is_device_name
 from praetor_gateway.fleet.rows import Projection
 
@@ -119,7 +120,7 @@ def test_counts_are_chosen_by_resource_and_verb() -> None:
 
 
 async def test_the_synthetic_api_lists_every_object_once_in_the_form_that_the_gateway_reads() -> None:
-    api, projection = SyntheticApi(processes=7, switches=3), Projection("site")
+    api, projection = SyntheticApi(processes=7, switches=3, others=delivered()), Projection("site")
     names, token = [], None
     while token != "":
         page = await api.list_page(DEVICE_PROCESSES, None, limit=3, continue_token=token)
@@ -128,7 +129,9 @@ async def test_the_synthetic_api_lists_every_object_once_in_the_form_that_the_ga
     assert names == [name_of(number) for number in range(7)]
     switches = (await api.list_page(NETWORK_SWITCHES, None))["items"]
     assert [projection.switch(item).site for item in switches] == ["dc-0", "dc-1", "dc-2"]
-    assert projection.process(process(5)).status.phase == "Running"
+    assert projection.process(process(SPEC, 5)).status.phase == "Running"
+    others = (await api.list_page(CONFIG_MAPS, None))["items"]
+    assert [item["metadata"]["name"] for item in others] == ["settings"]
     assert switch(2)["status"]["conditions"][0]["status"] == "True"
 
 

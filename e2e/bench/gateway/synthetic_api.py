@@ -7,8 +7,9 @@ So a gateway of any size is measured without an apiserver of that size beside it
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 from attrs import frozen
@@ -51,10 +52,15 @@ CONDITIONS = (
 
 @frozen(kw_only=True)
 class SyntheticApi:
-    """Serve *processes* DeviceProcesses, each on a device of its own, and *switches* NetworkSwitches; drop writes."""
+    """Serve *processes* DeviceProcesses, each on a device of its own, and *switches* NetworkSwitches; drop writes.
+
+    All processes have the *spec*; *others* are the objects of other kinds.
+    """
 
     processes: int
     switches: int
+    spec: Mapping[str, Any] = SPEC
+    others: Mapping[Resource, Sequence[Mapping[str, Any]]] = {}
 
     async def list_page(
         self,
@@ -67,8 +73,12 @@ class SyntheticApi:
     ) -> dict[str, Any]:
         """Return the page that begins with the number in the token."""
         first = int(continue_token or 0)
-        made = {DEVICE_PROCESSES: (process, self.processes), NETWORK_SWITCHES: (switch, self.switches)}
-        make, count = made.get(resource, (process, 0))  # of any other kind there is none
+        made: dict[Resource, tuple[Callable[[int], Any], int]] = {
+            DEVICE_PROCESSES: (partial(process, self.spec), self.processes),
+            NETWORK_SWITCHES: (switch, self.switches),
+        }
+        others = self.others.get(resource, ())
+        make, count = made.get(resource, (others.__getitem__, len(others)))
         last = min(first + limit, count)
         await asyncio.sleep(0)
         metadata = {"resourceVersion": "1000000", "continue": str(last) if last < count else ""}
@@ -108,10 +118,10 @@ def name_of(number: int) -> str:
     return f"leaf-{number}.rack-{number // 32}.dc-1"
 
 
-def process(number: int) -> dict[str, Any]:
+def process(spec: Mapping[str, Any], number: int) -> dict[str, Any]:
     """Return a process that runs and is healthy, as it is stored."""
     name = name_of(number)
-    body = device_process(f"agent-{name}", name, SPEC)
+    body = device_process(f"agent-{name}", name, dict(spec))
     at = format_time(START + timedelta(seconds=number % ROLLOUT_S))
     conditions = [
         {

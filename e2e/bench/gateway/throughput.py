@@ -19,14 +19,16 @@ import requests
 from e2e.bench.gateway.load import Turn
 from e2e.bench.measure.context import Context, own_environment, progress, run_module, until
 from e2e.bench.measure.figures import Figure, at_least, median_figure, ratio_figure
+from e2e.stack.kube import Object
 from e2e.stack.manifests import device_process, network_switch, process_spec
 from e2e.stack.server import Server
 from e2e.stack.stack import Stack, StackSettings
-from praetor_api.protocol import TOKEN_HEADER, Report, desired_path, report_path
+from praetor_api.protocol import AGENT_FEATURES, FEATURES_HEADER, TOKEN_HEADER, Report, desired_path, report_path
 from praetor_api.wire import write
 from praetor_gateway.settings import ServerKind
 
 CONNECTIONS = 64
+SLEEP = process_spec(["/bin/sleep", "1000"])
 HEARTBEAT_S = 15
 LIKE_AN_EMPTY_ROUTE = {
     ServerKind.HYPERCORN: {"304": 0.85, "heartbeat": 0.85},
@@ -71,9 +73,9 @@ def _figures(
     plan = {
         "rounds": context.size(30, 6),
         "turn_s": context.size(0.3, 0.15),
-        "targets": [_target(servers[kind][number], asks[way]) for way, kind, number in targets],
+        "targets": [target(servers[kind][number], asks[way]) for way, kind, number in targets],
     }
-    turns = dict(zip(targets, _load(plan), strict=True))
+    turns = dict(zip(targets, load(plan), strict=True))
     for (way, kind, number), taken in turns.items():
         wall, server, own = (statistics.median(turn[key] for turn in taken) for key in ("wall_s", "server_s", "own_s"))
         rate = statistics.median(turn["requests"] / turn["wall_s"] for turn in taken)
@@ -110,16 +112,21 @@ def _figures(
     )
 
 
-def asks(stack: Stack, gateways: Sequence[Server]) -> Mapping[str, Sequence[str]]:
+def asks(
+    stack: Stack, gateways: Sequence[Server], spec: Object = SLEEP, prefix: str = "leaf"
+) -> Mapping[str, Sequence[str]]:
     """Declare CONNECTIONS devices with a process; return, by `304` and `heartbeat`, each device's request as text."""
-    devices = [f"leaf-{number}" for number in range(CONNECTIONS)]
+    devices = [f"{prefix}-{number}" for number in range(CONNECTIONS)]
     kube = stack.kube("default")
-    spec = process_spec(["/bin/sleep", "1000"])
-    kube.apply(*(network_switch(name) for name in devices), *(device_process(name, name, spec) for name in devices))
+    kube.apply(
+        *(network_switch(name, {"site": "dc-1"}) for name in devices),
+        *(device_process(name, name, spec) for name in devices),
+    )
     for gateway in gateways:
         etags = {name: _etag(stack, stack.url_of(gateway), name) for name in devices}
     body = json.dumps(write(Report(agent_version="0.1.0", boot_id="5d1f7a4e", seq=1, timestamp="2026-01-01T00:00:00Z")))
-    head = {name: f" HTTP/1.1\r\nHost: gateway\r\n{TOKEN_HEADER}: {stack.token(name)}\r\n" for name in devices}
+    own = {name: "".join(f"{key}: {value}\r\n" for key, value in _headers(stack, name).items()) for name in devices}
+    head = {name: f" HTTP/1.1\r\nHost: gateway\r\n{own[name]}" for name in devices}
     typed = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}"
     return {
         "304": [f"GET {desired_path(name)}{head[name]}If-None-Match: {etags[name]}\r\n\r\n" for name in devices],
@@ -134,18 +141,24 @@ def _etag(stack: Stack, gateway: str, device: str) -> str:
     def served() -> bool:
         nonlocal tag
         url = gateway + desired_path(device)
-        answer = requests.get(url, headers={TOKEN_HEADER: stack.token(device)}, timeout=5)
+        answer = requests.get(url, headers=_headers(stack, device), timeout=5)
         tag = answer.headers.get("ETag", "")
-        return answer.status_code == HTTPStatus.OK and bool(answer.json()["items"])
+        return answer.status_code == HTTPStatus.OK and any("spec" in item for item in answer.json()["items"])
 
     until(served, f"{device} is served its process")
     return tag
 
 
-def _target(server: Server, requests: Sequence[str]) -> dict[str, Any]:
+def _headers(stack: Stack, device: str) -> Mapping[str, str]:
+    return {TOKEN_HEADER: stack.token(device), FEATURES_HEADER: ",".join(sorted(AGENT_FEATURES))}
+
+
+def target(server: Server, requests: Sequence[str]) -> dict[str, Any]:
+    """Return what load() needs of one target."""
     return {"host": "127.0.0.1", "port": server.ports[0], "pid": server.program.pid, "requests": list(requests)}
 
 
-def _load(plan: Mapping[str, Any]) -> list[list[Turn]]:
+def load(plan: Mapping[str, Any]) -> list[list[Turn]]:
+    """Return the turns of each target of *plan*."""
     turns: list[list[Turn]] = json.loads(run_module("e2e.bench.gateway.load", text=json.dumps(plan)))
     return turns
