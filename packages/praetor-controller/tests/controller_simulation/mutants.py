@@ -186,6 +186,27 @@ MUTANTS = (
         trace=[begin(), override("v2"), edit("v3")],
     ),
     Mutant(
+        invariant="a_stopped_revision_is_offered_to_no_device",
+        fault="a device that failed and has other labels since counts no more",
+        changes=(
+            (
+                failure_policy.stopped,
+                "(updated.all[number] or process.revision == deployment.template.revision)",
+                "updated.all[number]",
+            ),
+        ),
+        trace=[
+            begin(size=7, limit=2, rack=1, failures=1, action="Rollback", soak=30, first="50%", min_ready=20),
+            ("an_override_changes_no_canary", {"version": "v3", "arm": "killer"}),
+            ("change_the_strategy", {"name": "tel", "kind": "Recreate"}),
+            ("judge", {"state": "Gone"}),
+            go_on(2),
+            relabel_cpu("x86_64", 1, 3, 4, 6),
+            ("relabel", {"name": "leaf-4", "like": "leaf-3"}),
+        ],
+        ends=True,
+    ),
+    Mutant(
         invariant="contents_are_approved",
         fault="a file has the content of an object at whatever time",
         changes=((DeploymentReconciler._approved, "if not deployment.template.refers", "if True"),),

@@ -51,7 +51,8 @@ def stopped(
 ) -> tuple[Stop | None, float]:
     """Return why the rollout stops (None while it goes on), and when time alone may stop it (epoch; inf: never).
 
-    *updated* are the devices that have what the update revision gives them. *judged_since* is since when a gateway
+    *updated* are the devices that have what the update revision gives them. One that got something else from it, by
+    labels that it has no more, counts as well: it shows what the revision does. *judged_since* is since when a gateway
     judges the devices (epoch): while none does (None), no device is found to have failed, and then each has its whole
     time again. InvalidDeployment for a bad limit.
     """
@@ -68,7 +69,7 @@ def stopped(
         for number, (device, process, availability) in enumerate(assignment)
         if availability is not available
         and process is not None
-        and updated.all[number]
+        and (updated.all[number] or process.revision == deployment.template.revision)
         and not updated.is_unchanged(number)
         and (why := failures.of(device, process, availability))
     ]
