@@ -256,8 +256,19 @@ def forms(text: str) -> tuple[bytes, ...]:
     return (raw, *encoded, *(each.hex().encode() for each in made))
 
 
+@pytest.fixture
+def decisions(stack: Stack) -> Iterator[Path]:
+    """Return the file in which a controller records its decisions, in place of that of the other tests."""
+    stack.controller.program.terminate()
+    file = stack.workdir / "decisions"
+    server = stack.new_controller("controller-recording", f"--record={file}", "--log-level=debug")
+    server.start()
+    yield file
+    server.program.stop()
+
+
 def test_a_secret_is_in_the_process_and_in_files_of_the_agents_user_alone(
-    fleet: AgentFleet, kube: Kube, api: RawApi, stack: Stack, gateway: Server
+    fleet: AgentFleet, kube: Kube, api: RawApi, stack: Stack, gateway: Server, decisions: Path
 ) -> None:
     marker = f"hunter2-{secrets.token_hex(8)}"
     found = forms(marker)
@@ -301,8 +312,12 @@ def test_a_secret_is_in_the_process_and_in_files_of_the_agents_user_alone(
         lambda status: status == "True",
         what="the process says that it runs with the older value",
     )
-    for collection in KINDS:
-        said[collection] = json.dumps(accepted(api.get("/" + collection.format(f"namespaces/{kube.namespace}"))))
+    namespaces = (kube.namespace, stack.settings.system_namespace)
+    for collection in (kind.format(f"namespaces/{namespace}") for kind in KINDS for namespace in namespaces):
+        said[collection] = json.dumps(accepted(api.get(f"/{collection}")))
+    assert "secret/login key image" in "".join(said.values()), "the gateways say which contents there are"
+    said["decisions"] = eventually(decisions.read_text, lambda text: device in text, what="decisions are recorded")
+    said["replay"] = ctl("replay", str(decisions))
     shown = {name: [form for form in found if form in text.encode()] for name, text in said.items()}
     assert not any(shown.values()), shown
     arguments = [each.read_bytes() for each in Path("/proc").glob("[0-9]*/cmdline") if _readable(each)]
