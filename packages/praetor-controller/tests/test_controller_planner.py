@@ -11,7 +11,7 @@ from attrs import evolve
 
 from controller_testing import START, deployment, device, offline, process, snapshot, stored, template
 from praetor_api.kube.conditions import get_condition
-from praetor_api.kube.objects import Budget, Condition, ConditionStatus, StrategyType
+from praetor_api.kube.objects import Budget, Condition, ConditionStatus, FailurePolicy, StrategyType
 from praetor_controller.errors import InvalidDeployment
 from praetor_controller.model.actions import Create, Delete, Update
 from praetor_controller.model.amounts import max_unavailable
@@ -574,3 +574,16 @@ def test_only_what_the_deployment_could_have_made_is_adopted(change: dict[str, A
     assert list(adoptable(deployment(), [row], find)) == [row]
     assert list(adoptable(deployment(), [evolve(row, **change)], find)) == []
     assert list(adoptable(evolve(deployment(), matches=lambda labels: False), [row], find)) == []
+
+
+@pytest.mark.parametrize(("left", "stops"), [({}, True), ({"revision": "rev-v0"}, False), ({"failure": ""}, False)])
+def test_a_device_that_failed_and_was_taken_away_counts_while_its_process_is_there(
+    left: dict[str, Any], stops: bool
+) -> None:
+    failed: dict[str, Any] = {"failure": "exit code 1", "ready_since": None, "settled_since": None}
+    row = deployment("v1", max_unavailable=3, failure_policy=FailurePolicy(max_failures=1))
+    processes = [process("gone", **failed | left), process("a", **failed), process("b", "v0"), process("c", "v0")]
+    made = plan(snapshot(row, [device(name) for name in "abc"], processes, current=template("v0")), START)
+    assert made.status is not None
+    assert bool(made.status.failed_revision) is stops
+    assert updated(made) == ([] if stops else ["b", "c"])

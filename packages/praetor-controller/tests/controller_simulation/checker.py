@@ -272,7 +272,9 @@ class Checker:
         matching = self._stored.matching(row.name)
         counted = {name for name, device in matching.items() if not device.in_maintenance}
         counted -= self._stored.unchanged(row, self._progress.began(row.name))
-        bad = [each for each in self._stored.processes(row.name) if each.device in counted and _failed(each, row)]
+        rows = self._stored.processes(row.name)
+        bad = [each for each in rows if each.device in counted and _failed(each, row)]
+        bad += [each for each in rows if each.device not in matching and each.failure and _failed(each, row)]
         most = share(row.policy.failure_policy.max_failures, len(matching))
         return len(bad) > most and not was_rolled_out(row)
 

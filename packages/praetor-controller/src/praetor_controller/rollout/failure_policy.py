@@ -52,7 +52,8 @@ def stopped(
     """Return why the rollout stops (None while it goes on), and when time alone may stop it (epoch; inf: never).
 
     *updated* are the devices that have what the update revision gives them. One that got something else from it, by
-    labels that it has no more, counts as well: it shows what the revision does. *judged_since* is since when a gateway
+    labels that it has no more, counts as well, and so does one that the deployment has no more, while its process is
+    there: they show what the revision does. *judged_since* is since when a gateway
     judges the devices (epoch): while none does (None), no device is found to have failed, and then each has its whole
     time again. InvalidDeployment for a bad limit.
     """
@@ -73,10 +74,16 @@ def stopped(
         and not updated.is_unchanged(number)
         and (why := failures.of(device, process, availability))
     ]
+    failed += [(each.device, each.failure) for each in assignment.orphans if _failed_before_it_left(deployment, each)]
     if len(failed) <= limit:
         return None, failures.next_deadline
     rollback = can_roll_back and policy.action is FailureAction.ROLLBACK
     return Stop(_message(deployment, failed, limit), rollback), math.inf
+
+
+def _failed_before_it_left(deployment: DeploymentRow, process: ProcessRow) -> bool:
+    failed = bool(process.failure) and process.ready_since is None
+    return failed and not process.terminating and process.revision == deployment.template.revision
 
 
 class Failures:
