@@ -83,9 +83,32 @@ async def test_nothing_is_written_until_a_gateway_says_what_the_objects_hold() -
         assert fixture.processes() == {}
         assert fixture.condition("Progressing") == ("False", "ReferencePending")
         await publish(fixture, other="x")
-        await fixture.clock.advance(5)
-        assert approvals(fixture) == {"tel-a": {"a": ABSENT}, "tel-b": {"a": ABSENT}}
+        await publish(fixture, level=ABSENT)  # it is no text
+        assert fixture.processes() == {}
+        assert fixture.condition("Progressing") == ("False", "ReferencePending")
+        await publish(fixture, level="d1")
+        assert approvals(fixture) == {"tel-a": {"a": "d1"}, "tel-b": {"a": "d1"}}
         assert fixture.condition("Progressing")[0] == "True"
+        assert len(fixture.history()) == 1
+
+
+async def test_an_optional_file_may_be_approved_as_absent_and_a_required_one_stays_when_its_key_is_deleted() -> None:
+    optional = {"path": "b", "configMapKeyRef": {"name": "settings", "key": "other", "optional": True}}
+    fixture = ProgramFixture()
+    await deployed(fixture, RESTARTS, optional)
+    await publish(fixture, level="d1")
+    async with fixture.controller():
+        assert approvals(fixture)["tel-a"] == {"a": "d1", "b": ABSENT}
+        for published, approved in (
+            ({"level": "d1", "other": "x"}, {"a": "d1", "b": "x"}),
+            ({"level": "d1"}, {"a": "d1", "b": ABSENT}),
+            ({}, {"a": "d1", "b": ABSENT}),
+            ({"level": "d2"}, {"a": "d2", "b": ABSENT}),
+        ):
+            await publish(fixture, **published)
+            await fixture.report_ready()
+            await fixture.clock.advance(30)
+            assert approvals(fixture)["tel-a"] == approved
 
 
 async def test_what_was_approved_stays_so_when_what_gateways_say_is_lost() -> None:

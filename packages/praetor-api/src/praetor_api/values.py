@@ -10,7 +10,7 @@ import base64
 import hashlib
 import hmac
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import field
 from typing import Any, Optional, Union
 
@@ -46,6 +46,7 @@ __all__ = [
     "pending_references",
     "references_of",
     "refused_reference",
+    "required_sources",
     "resolve",
     "restarts",
     "started_with",
@@ -303,13 +304,20 @@ def approved_sources(spec: Mapping[str, Any]) -> Mapping[str, Source]:
 
     Files that refer to several sources, or to none, are left out.
     """
-    found = {}
+    return {str(file.get("path")): _source(kind, file[kind]) for file, kind in _approved_files(spec)}
+
+
+def required_sources(spec: Mapping[str, Any]) -> Collection[Source]:
+    """Return those of the approved_sources() that some file cannot do without."""
+    return {_source(kind, file[kind]) for file, kind in _approved_files(spec) if file[kind].get("optional") is not True}
+
+
+def _approved_files(spec: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], str]]:
     execution = spec.get("execution")
     for file in _objects(execution.get("files") if isinstance(execution, Mapping) else None):
         given = [kind for kind in _KEY_REFS if isinstance(file.get(kind), Mapping)]
         if len(given) == 1 and file.get("content") is None and restarts(file):
-            found[str(file.get("path"))] = _source(given[0], file[given[0]])
-    return found
+            yield file, given[0]
 
 
 def with_approved(spec: Mapping[str, Any], digests: Mapping[str, str] | None) -> Mapping[str, Any]:
@@ -338,11 +346,11 @@ def resolve(
     references: Iterable[Reference],
     device: DeviceFields,
     read: Callable[[Source], Value | None] = lambda _: None,
-    is_approved: Callable[[Reference, Value | None], bool] = lambda _, __: True,
+    is_approved: Callable[[Reference], bool] = lambda _: True,
 ) -> Resolved:
     """Return the values of *references* on *device*, and what it lacks; *read* returns that of a source.
 
-    *is_approved* returns whether a content is the one that a reference was approved with.
+    *is_approved* returns whether what a reference names holds the content that it was approved with.
     """
     values: dict[str, str] = {}
     files: dict[str, str] | None = None
@@ -351,7 +359,7 @@ def resolve(
         found = read(reference.source) if reference.source is not None else _field(reference.path, device)
         if reference.file:
             files = {} if files is None else files
-        if reference.approved and not is_approved(reference, found):
+        if reference.approved and not is_approved(reference):
             kept.append(reference.file)
             continue
         value = found if found is None else _content(found) if reference.file else _text(found)

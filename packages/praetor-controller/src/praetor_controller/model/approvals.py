@@ -12,7 +12,7 @@ from typing import Any
 
 from attrs import evolve
 
-from praetor_api.values import ABSENT, approved_sources, pending_references, with_approved
+from praetor_api.values import ABSENT, approved_sources, pending_references, required_sources, with_approved
 from praetor_controller.model.projection import project_template
 from praetor_controller.model.rows import DeploymentRow, Template
 
@@ -23,19 +23,22 @@ Digests = Mapping[str, str]
 def with_approvals(deployment: DeploymentRow, digests: Digests | None, newest: Template | None) -> DeploymentRow:
     """Return *deployment* with its template as it is approved by *digests*, those of its namespace.
 
-    None: no gateway says what it holds, and what the *newest* revision approved stays approved. If that did not name
-    all of the sources, the deployment has a fault, and nothing is written until a gateway says more.
+    What they lack stays as the *newest* revision approved it: an object that was deleted by mistake restarts nothing.
+    If that did not name it either, the deployment has a fault, and nothing is written until a gateway says more. Only
+    files that are optional may be approved as absent. None: no gateway says what the namespace holds.
     """
     template = deployment.template
     sources = {str(source) for part in _parts(template) for source in approved_sources(part).values()}
     if not sources and not any(_approves(part) for part in _parts(template)):
         return deployment
-    if digests is None:
-        known = approvals_of(newest) if newest is not None else {}
-        if missing := sorted(sources - known.keys()):
-            return evolve(deployment, fault=pending_references(missing))
-    else:
-        known = {source: digests.get(source, ABSENT) for source in sources}
+    required = {str(source) for part in _parts(template) for source in required_sources(part)}
+    known = dict(approvals_of(newest)) if newest is not None else {}
+    if digests is not None:
+        known |= dict.fromkeys(sources - required, ABSENT)
+        known |= {each: digest for each, digest in digests.items() if digest != ABSENT or each not in required}
+    lacks = (sources - known.keys()) | {each for each in required if known.get(each) == ABSENT}
+    if missing := sorted(lacks):
+        return evolve(deployment, fault=pending_references(missing))
     return evolve(deployment, template=approved(deployment.name, template, known))
 
 

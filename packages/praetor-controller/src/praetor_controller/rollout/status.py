@@ -177,8 +177,9 @@ def _connects_by(deployment: DeploymentRow, summary: FleetSummary) -> float:
 
 
 _PENDING = (
-    "no gateway has said what these hold, so that a change of them cannot be rolled out; apply the component "
-    "references in this namespace and start the gateway with --references-namespace, or write onChange: Signal or None"
+    "no gateway has said what these hold, so that a change of them cannot be rolled out; create them, with the label "
+    'azure.com/deliver: "true", apply the component references in this namespace and start the gateway with '
+    "--references-namespace, or write onChange: Signal or None"
 )
 
 

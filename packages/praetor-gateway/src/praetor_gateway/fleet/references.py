@@ -18,6 +18,7 @@ from praetor_api.files import MAX_CONTENT
 from praetor_api.kube.client.resource import Key
 from praetor_api.kube.delivered import DELIVERED, KINDS
 from praetor_api.values import (
+    ABSENT,
     EXPOSED,
     MAX_TEXTS,
     SECRET,
@@ -101,6 +102,7 @@ class ReferenceStore:
     _readable: set[tuple[str, str]] = field(factory=set, init=False)
     _templates: dict[tuple[str, int], _Template] = field(factory=dict, init=False)
     _naming: dict[tuple[str, Key], list[_Template]] = field(factory=dict, init=False)
+    _digested: dict[tuple[str, Key], Mapping[str, Sequence[str]]] = field(factory=dict, init=False)
 
     def __len__(self) -> int:
         return len(self._objects)
@@ -116,6 +118,7 @@ class ReferenceStore:
             self._objects[kind, key] = new.values
         else:
             self._objects.pop((kind, key), None)
+        self._digested.pop((kind, key), None)
         self._forget(self._naming.get((kind, key), ()))
 
     def knows(self, namespace: str) -> bool:
@@ -136,23 +139,32 @@ class ReferenceStore:
     def set_keys(self, keys: Sequence[bytes]) -> None:
         """Digest with the first of *keys* from now on; what was approved with another one of them stays so."""
         self._keys = tuple(keys) or (b"",)
+        self._digested.clear()
         self._forget(each for each in tuple(self._templates.values()) if each.secret or each.approved)
 
-    def is_approved(self, namespace: str, source: Source, value: Value | None, approved: str) -> bool:
-        """Return whether *approved* is a digest of *value* in *source*, with any of the keys."""
-        return any(content_digest(key, namespace, source, value) == approved for key in self._keys)
+    def is_approved(self, namespace: str, source: Source, approved: str) -> bool:
+        """Return whether *approved* is a digest of what *source* in *namespace* holds, with any of the keys."""
+        return approved in self._digests(source.kind, Key(namespace, source.name)).get(source.key, (ABSENT,))
 
     def digests(self, namespace: str, known: Mapping[str, str]) -> dict[str, str]:
         """Return a digest of each value in *namespace*, by its source as text; those *known* that are right stay."""
         found = {}
-        for (kind, key), values in self._objects.items():
+        for kind, key in self._objects:
             if key.namespace == namespace and (kind != SECRET or self._keys[0]):  # without a key it could be guessed
-                for name, value in values.items():
-                    source = Source(kind, key.name, name)
-                    before = known.get(str(source), "")
-                    same = self.is_approved(namespace, source, value, before)
-                    found[str(source)] = before if same else content_digest(self._keys[0], namespace, source, value)
+                for name, right in self._digests(kind, key).items():
+                    source = str(Source(kind, key.name, name))
+                    before = known.get(source, "")
+                    found[source] = before if before in right else right[0]
         return found
+
+    def _digests(self, kind: str, key: Key) -> Mapping[str, Sequence[str]]:
+        """Return the digests of the values of an object with each of the keys, by their names; made once."""
+        if (kind, key) not in self._digested:
+            self._digested[kind, key] = {
+                name: [content_digest(each, key.namespace, Source(kind, key.name, name), value) for each in self._keys]
+                for name, value in self._objects.get((kind, key), {}).items()
+            }
+        return self._digested[kind, key]
 
     def is_secret(self, row: CachedProcess) -> bool:
         """Return whether *row* refers to a Secret."""
@@ -236,9 +248,8 @@ class ReferenceStore:
         references = (each for each in template.references if each.source is not None)
         namespace = template.namespace
 
-        def is_approved(reference: Reference, value: Value | None) -> bool:
-            source = reference.source
-            return source is None or self.is_approved(namespace, source, value, reference.approved)
+        def is_approved(reference: Reference) -> bool:
+            return reference.source is None or self.is_approved(namespace, reference.source, reference.approved)
 
         read = partial(self._read, namespace)
         found = resolve_references(references, _IN_NO_DEVICE, read, is_approved)

@@ -103,8 +103,7 @@ class SharedData:
     async def _write_changes(self) -> None:
         while True:
             await self._clock.sleep(PERIOD_S)
-            data = self._wanted(self.data)
-            if data == self.data or not self._leads():
+            if not self._leads() or (data := self._wanted(self.data)) == self.data:
                 continue
             try:
                 self._take(_project(await self._write(data)))
