@@ -311,3 +311,15 @@ def test_imports_among_the_edits_of_others_touch_nothing_of_theirs_and_settle_at
         ours = {(name, label): value for (name, label), value in ours.items() if name in live}
         again = compare(wanted, live.values(), rules)
         assert {each.action for each in again.changes} <= {Action.CONFLICT}
+
+
+def test_columns_may_have_the_names_of_the_fields_and_a_row_of_another_kind_is_a_fault() -> None:
+    rows = "name,kind,managementAddress,serialNumber\na,networkswitch,10.0.0.1,X1\nb,,10.0.0.2,X2\nc,Rack,,\nd,BMC,,\n"
+    found = mapped(rows)
+    assert [each.spec for each in found.devices[:2]] == [
+        {"managementAddress": "10.0.0.1", "serialNumber": "X1"},
+        {"managementAddress": "10.0.0.2", "serialNumber": "X2"},
+    ]
+    assert found.unused == []
+    (fault,) = found.faults
+    assert str(fault).endswith("is BMC; import it from a file of its own, with --kind BMC")

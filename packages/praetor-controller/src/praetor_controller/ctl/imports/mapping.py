@@ -8,20 +8,22 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from functools import partial
 
 from attrs import field, frozen
 
 from praetor_api.kube.objects import LABEL_KEY_PATTERN, LABEL_VALUE_PATTERN
 from praetor_api.names import MAX_NAME_LENGTH, is_device_name
+from praetor_api.spec import DeviceKind
 from praetor_controller.ctl.imports.table import Fault, Row, Table, quoted
 
 NAME = "name"
 ADDRESS = "managementAddress"
 FIELDS: Mapping[str, Sequence[str]] = {
     NAME: ("name",),
-    ADDRESS: ("primary_ip", "primary_ip4", "primary_ip6", "ip_address", "management_address"),
+    ADDRESS: ("primary_ip", "primary_ip4", "primary_ip6", "ip_address", "management_address", "managementaddress"),
     "model": ("device_type.model", "model", "device_type", "type"),
-    "serialNumber": ("serial", "serial_number"),
+    "serialNumber": ("serial", "serial_number", "serialnumber"),
 }
 """Fields, and the columns that they come from: the first that the file has."""
 
@@ -82,8 +84,16 @@ def mapping_of(given: Iterable[str], defaults: Mapping[str, Sequence[str]], opti
     return found
 
 
-def map_devices(table: Table, labels: Mapping[str, Sequence[str]], fields: Mapping[str, Sequence[str]]) -> Mapped:
-    """Return the devices of *table*; BadMapping when a column that was asked for is not there."""
+def map_devices(
+    table: Table,
+    labels: Mapping[str, Sequence[str]],
+    fields: Mapping[str, Sequence[str]],
+    kind: DeviceKind = DeviceKind.NETWORK_SWITCH,
+) -> Mapped:
+    """Return the devices of *table*, each of the *kind*; BadMapping when a column that was asked for is not there.
+
+    A row that says another kind in a column of that name is a fault.
+    """
     label_columns = {key: column for key, paths in labels.items() if (column := _column(table, paths, LABELS.get(key)))}
     columns = {key: column for key, paths in fields.items() if (column := _column(table, paths, FIELDS.get(key)))}
     faults = list(table.faults)
@@ -91,7 +101,10 @@ def map_devices(table: Table, labels: Mapping[str, Sequence[str]], fields: Mappi
         raise BadMapping("there is no column 'name'; write --field name=COLUMN")
     devices: list[Wanted] = []
     places: dict[str, str] = {}
+    kinds = table.column("kind")
     for row in table.rows:
+        if kinds is not None:
+            _read(table, row, kinds, partial(_kind_fault, kind), faults)
         name = _read(table, row, columns[NAME], _name_fault, faults)
         if name and name in places:
             faults.append(
@@ -114,7 +127,7 @@ def map_devices(table: Table, labels: Mapping[str, Sequence[str]], fields: Mappi
                 where=row.where,
             )
         )
-    used = {*label_columns.values(), *columns.values()}
+    used = {*label_columns.values(), *columns.values(), kinds}
     return Mapped(devices=devices, faults=faults, unused=[each for each in table.header or () if each not in used])
 
 
@@ -150,6 +163,11 @@ def _name_fault(name: str) -> str:
     better = better[:MAX_NAME_LENGTH].rstrip("-.")
     hint = quoted(better) if is_device_name(better) else "lower-case letters, digits, - and ."
     return f"{quoted(name)} is no device name; write {hint}"
+
+
+def _kind_fault(kind: DeviceKind, value: str) -> str:
+    said = next((each for each in DeviceKind if each.lower() == value.lower()), kind)
+    return "" if said is kind else f"is {said}; import it from a file of its own, with --kind {said}"
 
 
 def _label_fault(value: str) -> str:

@@ -127,7 +127,7 @@ async def import_devices(
     if not _SOURCE.fullmatch(source):
         raise BadInput(f"--source: {quoted(source)} is no name; write letters, digits, -, _ and ., 63 at most")
     rules = Rules(namespace=cluster.namespace, source=source, force=force_conflicts, prune=prune, kind=DeviceKind(kind))
-    mapped = _mapped(file, labels, fields, prune=prune)
+    mapped = _mapped(file, labels, fields, rules.kind, prune=prune)
     found = compare(mapped.devices, await list_all(cluster, DEVICES[rules.kind]), rules)
     people = for_people(output)
     if people:
@@ -149,7 +149,7 @@ async def import_devices(
     return ""
 
 
-def _mapped(file: str, labels: Iterable[str], fields: Iterable[str], *, prune: bool) -> Mapped:
+def _mapped(file: str, labels: Iterable[str], fields: Iterable[str], kind: DeviceKind, *, prune: bool) -> Mapped:
     """Return the devices of *file*; BadInput, after a line for each of its faults, when anything is wrong in it."""
     try:
         by_label, by_field = mapping_of(labels, LABELS, "--label"), mapping_of(fields, FIELDS, "--field")
@@ -157,7 +157,7 @@ def _mapped(file: str, labels: Iterable[str], fields: Iterable[str], *, prune: b
         raise BadInput(str(e)) from e
     try:
         table = read_table(read_input(file, "FILE", _REMEDY, MAX_BYTES))
-        mapped = map_devices(table, by_label, by_field)
+        mapped = map_devices(table, by_label, by_field, kind)
     except (Unreadable, BadMapping) as e:
         raise BadInput(f"FILE: {file}: {e}") from e
     if mapped.faults:
