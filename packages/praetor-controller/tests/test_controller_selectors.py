@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from praetor_api.kube.objects import LabelSelector, LabelSelectorRequirement, SelectorOperator
 from praetor_controller.errors import InvalidDeployment
-from praetor_controller.model.selectors import compile_selector
+from praetor_controller.model.selectors import compile_each, compile_selector
 
 
 def requirement(key: str, operator: SelectorOperator, *values: str) -> LabelSelector:
@@ -34,6 +34,7 @@ def requirement(key: str, operator: SelectorOperator, *values: str) -> LabelSele
 )
 def test_a_selector_matches_as_in_kubernetes(selector: LabelSelector, labels: dict[str, str], matches: bool) -> None:
     assert compile_selector(selector)(labels) is matches
+    assert compile_each(selector)([{}, labels]) == [compile_selector(selector)({}), matches]
 
 
 @pytest.mark.parametrize(

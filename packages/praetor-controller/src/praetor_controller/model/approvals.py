@@ -44,9 +44,7 @@ def with_approvals(deployment: DeploymentRow, digests: Digests | None, newest: T
 
 def approved(name: str, template: Template, digests: Digests) -> Template:
     """Return the *template* of the deployment *name* with *digests*, and with no other approval."""
-    raw = dict(template.raw)
-    if isinstance(raw.get("spec"), Mapping):
-        raw["spec"] = with_approved(raw["spec"], digests)
+    raw = {**template.raw, "spec": with_approved(template.raw.get("spec") or {}, digests)}
     return project_template(name, raw, [dict(with_approved(each, digests)) for each in template.overrides])
 
 
