@@ -22,7 +22,7 @@ pytestmark = pytest.mark.needs(Capability.POLICIES)
 ALLOW = {"metadata": {"annotations": {"azure.com/allow-deletion": "true"}}}
 BINDINGS = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings"
 RBAC = "rbac.authorization.k8s.io"
-WORDS = "the gateway writes statuses of its devices and processes, events, its Lease and one ConfigMap"
+WORDS = "the gateway writes statuses of its devices and processes, events, its Lease and two ConfigMaps"
 DRY = "All"  # admission is asked in a dry run, too
 
 
