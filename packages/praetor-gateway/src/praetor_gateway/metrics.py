@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -20,12 +21,13 @@ class GatewayMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
         self.program = ProgramMetrics(registry, "praetor_gateway", __version__)
-        self._seconds = Histogram(
+        seconds = Histogram(
             "praetor_gateway_request_duration_seconds",
             "From a request's head to its answer; polls that were held are left out.",
             ["route"],
             registry=registry,
         )
+        self._seconds = cache(seconds.labels)  # there are few routes, and to look one up costs as much as to count
         self._held_seconds = Histogram(
             "praetor_gateway_poll_held_seconds",
             "How long a poll was held before its answer.",
@@ -70,7 +72,7 @@ class GatewayMetrics:
         if held:
             self._held_seconds.observe(seconds)
         else:
-            self._seconds.labels(route).observe(seconds)
+            self._seconds(route).observe(seconds)
 
     def pushed(self, result: PushResult) -> None:
         """Count a push to the leader."""

@@ -121,10 +121,14 @@ class DeclaredDevice:
 
     def superseded(self, boot_id: str) -> bool:
         """Return whether a later boot than *boot_id* is known to have reported."""
-        return any(
-            reported is not None and reported.previous_boot_id == boot_id
-            for reported in (self.reported, *(row.status.reported for row in self.served))
-        )
+        known = self.reported
+        if known is not None and known.previous_boot_id == boot_id:
+            return True
+        for row in self.served:  # no generator: each heartbeat asks
+            known = row.status.reported
+            if known is not None and known.previous_boot_id == boot_id:
+                return True
+        return False
 
     @property
     def reported(self) -> Reported | None:
