@@ -126,10 +126,10 @@ async def gateway_registry() -> CollectorRegistry:
 def metrics_of(registry: CollectorRegistry) -> Iterator[Metric]:
     """Yield the metrics of *registry*, those without a sample, too."""
     for collector in set(registry._collector_to_names):  # what is collected does not show labels without values
-        labels = collector._labelnames if isinstance(collector, MetricWrapperBase) else ()
-        families = collector.describe() if isinstance(collector, MetricWrapperBase) else collector.collect()
-        for family in families:
+        is_one = isinstance(collector, MetricWrapperBase)
+        for family in collector.describe() if is_one else collector.collect():
             name = f"{family.name}_total" if family.type == "counter" else family.name
+            labels = getattr(collector if is_one else family, "_labelnames", ())
             yield Metric(name, family.type, tuple(labels), family.documentation)
 
 
