@@ -16,6 +16,7 @@ from praetor_controller.errors import InvalidDeployment
 from praetor_controller.model.actions import Create, Delete, Update
 from praetor_controller.model.amounts import max_unavailable
 from praetor_controller.model.rows import ProcessRow, StoredStatus
+from praetor_controller.model.wave_record import WaveRecord, parse_wave_record
 from praetor_controller.rollout.assignment import adoptable
 from praetor_controller.rollout.planner import plan
 from praetor_controller.rollout.reasons import Reason, ReasonCode
@@ -587,3 +588,34 @@ def test_a_device_that_failed_and_was_taken_away_counts_while_its_process_is_the
     assert made.status is not None
     assert bool(made.status.failed_revision) is stops
     assert updated(made) == ([] if stops else ["b", "c"])
+
+
+@pytest.mark.parametrize(
+    ("again", "stops", "kept"),
+    [
+        pytest.param(None, True, ["a", "gone"], id="its process is gone"),
+        pytest.param(
+            {"failure": "exit code 1", "ready_since": None, "settled_since": None}, True, ["a", "gone"], id="fails"
+        ),
+        pytest.param({"ready_since": None, "settled_since": None}, False, ["a", "gone"], id="is not ready yet"),
+        pytest.param({}, False, ["a"], id="is ready"),
+    ],
+)
+def test_a_failure_is_remembered_until_the_process_is_ready(
+    again: dict[str, Any] | None, stops: bool, kept: list[str]
+) -> None:
+    row = deployment("v1", max_unavailable=3, failure_policy=FailurePolicy(max_failures=1))
+    failing: dict[str, Any] = {"failure": "exit code 1", "ready_since": None, "settled_since": None}
+    processes = [process("a", **failing), process("b", "v0"), process("c", "v0")]
+    names = ["a", "b", "c"]
+    if again is not None:
+        processes.append(process("gone", **{"offered_at": AT} | again))
+        names.append("gone")
+    record = WaveRecord(number=2, counted=(("gone", "uid-gone"),))
+    given = snapshot(row, [device(name) for name in names], processes, current=template("v0"), wave_record=record)
+    made = plan(given, START)
+    assert made.status is not None
+    assert bool(made.status.failed_revision) is stops
+    found = made.wave_record or record
+    assert [name for name, _ in found.counted] == kept
+    assert parse_wave_record(found.text(), 2) == found

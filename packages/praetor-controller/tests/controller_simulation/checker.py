@@ -65,6 +65,7 @@ class Checker:
         self._violations: list[InvariantViolation] = []
         self._status_at: dict[str, float] = {}
         self._left: dict[str, dict[str, float]] = {}  # by deployment, devices and until when they count
+        self._failed: dict[str, dict[str, tuple[str, int]]] = {}  # by deployment, uids and the rollout that failed them
         self._backup: tuple[Any, ...] = ()
         self.writes = 0
         """How many writes of objects the controller made, whatever they are, but for events."""
@@ -77,14 +78,17 @@ class Checker:
     def add(self, name: str) -> None:
         """Check the deployment *name* from now on."""
         self._down[name] = set()
+        self._failed[name] = {}
 
     def back_up(self) -> None:
         """Keep what is known of the objects, for restore()."""
-        self._backup = deepcopy((self._progress.rollouts, self._down, self._left, self._stored.offered_at))
+        known = self._progress.rollouts, self._down, self._left, self._failed, self._stored.offered_at
+        self._backup = deepcopy(known)
 
     def restore(self) -> None:
         """Know again what was known when the objects were backed up."""
-        self._progress.rollouts, self._down, self._left, self._stored.offered_at = deepcopy(self._backup)
+        known = deepcopy(self._backup)
+        self._progress.rollouts, self._down, self._left, self._failed, self._stored.offered_at = known
         self._steady, self._status_at = SteadyState(), {}
 
     def controller_restarted(self) -> None:
@@ -172,6 +176,8 @@ class Checker:
                 if any(in_storm(each, row.template.revision) for each in self._stored.processes(row.name))
             ),
         )
+        if self._judged and not blind:
+            self._remember_failures()
         for name, counted in shown.items() if not blind else ():  # the metrics use the words of the status
             matching = sum(map(self._stored.deployment(name).matches, (row.labels for row in devices.values())))
             if sum(count for code, count in counted.items() if code not in _OF_OTHERS) != matching:
@@ -269,14 +275,31 @@ class Checker:
         if row.status.failed_revision == row.template.revision:
             holds = {each.type: each.observed_generation for each in row.status.conditions}
             return ConditionType.ROLLED_BACK in holds or holds.get(ConditionType.PAUSED) == row.generation
-        matching = self._stored.matching(row.name)
+        rows, rollout = {each.uid for each in self._stored.processes(row.name)}, self._rollout(row)
+        gone = {uid for uid, of in self._failed[row.name].items() if of == rollout and uid not in rows}
+        most = share(row.policy.failure_policy.max_failures, len(self._stored.matching(row.name)))
+        return len(self._bad(row) | gone) > most and not was_rolled_out(row)
+
+    def _bad(self, row: DeploymentRow) -> set[str]:
+        """Return the processes, by their uids, that fail at the revision of *row*."""
+        matching, rows = self._stored.matching(row.name), self._stored.processes(row.name)
         counted = {name for name, device in matching.items() if not device.in_maintenance}
         counted -= self._stored.unchanged(row, self._progress.began(row.name))
-        rows = self._stored.processes(row.name)
-        bad = [each for each in rows if each.device in counted and _failed(each, row)]
-        bad += [each for each in rows if each.device not in matching and each.failure and _failed(each, row)]
-        most = share(row.policy.failure_policy.max_failures, len(matching))
-        return len(bad) > most and not was_rolled_out(row)
+        bad = {each.uid for each in rows if each.device in counted and _failed(each, row)}
+        return bad | {each.uid for each in rows if each.device not in matching and each.failure and _failed(each, row)}
+
+    def _rollout(self, row: DeploymentRow) -> tuple[str, int]:
+        return row.template.revision, self._stored.number(row.name)
+
+    def _remember_failures(self) -> None:
+        """Record which processes failed: they count for as long as the rollout goes on, unless they are ready again."""
+        for name, known in self._failed.items():
+            row = self._stored.deployment(name)
+            for each in self._stored.processes(name):
+                if each.ready_since is not None:
+                    known.pop(each.uid, None)
+            if not (row.policy.paused or was_rolled_out(row)):
+                known |= dict.fromkeys(self._bad(row), self._rollout(row))
 
 
 def _failed(process: ProcessRow, row: DeploymentRow) -> bool:

@@ -207,6 +207,22 @@ MUTANTS = (
         ends=True,
     ),
     Mutant(
+        invariant="a_stopped_revision_is_offered_to_no_device",
+        fault="a device that failed and was taken away counts no more",
+        changes=((failure_policy._remembered_failures, "if not record.counted", "if True"),),
+        trace=[
+            begin(size=7, limit=1, failures=1),
+            edit("bad"),
+            go_on(),
+            device("add_or_remove", 0),
+            WAIT,
+            go_on(),
+            device("add_or_remove", 3),
+            WAIT,
+            go_on(),
+        ],
+    ),
+    Mutant(
         invariant="contents_are_approved",
         fault="a file has the content of an object at whatever time",
         changes=((DeploymentReconciler._approved, "if not deployment.template.refers", "if True"),),
@@ -365,7 +381,7 @@ MUTANTS = (
         invariant="nothing_is_written_while_nothing_changes",
         fault="what is remembered of the waves is written though it is stored",
         changes=(
-            (planner._planned, "if progress and progress.record != snapshot.wave_record", "if progress"),
+            (planner._planned, "record if record != snapshot.wave_record else None", "record"),
             (RevisionHistory.remember, "and row.waves != record", ""),
         ),
         trace=[begin(), edit("v2"), ("nothing_is_written_while_nothing_changes", {"name": "tel"})],

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What must be remembered about the waves of a rollout, because devices may vanish: a value, and its text. Pure.
+"""What must be remembered about a rollout and its waves, because devices may vanish: a value, and its text. Pure.
 
 It is stored as an annotation of the revision that is being rolled out. Only what the processes cannot show is in it.
 """
@@ -28,13 +28,15 @@ class WaveRecord:
     """The waves of one rollout: that of the revision when it had the *number*, which changes when it comes back.
 
     *matched* are the waves that a device matched since the rollout began, and *passed* those that let the next one
-    begin. *failed* are processes that failed and were not available since.
+    begin. *failed* are processes that failed and were not available since. *counted* are those that count for the
+    failure policy, each by its device and its uid, whatever the waves are.
     """
 
     number: int = 0
     matched: frozenset[str] = frozenset()
     passed: frozenset[str] = frozenset()
     failed: tuple[WaveFailure, ...] = ()
+    counted: tuple[tuple[str, str], ...] = ()
 
     def text(self) -> str:
         """Return what parse_wave_record() reads."""
@@ -43,6 +45,7 @@ class WaveRecord:
             "matched": sorted(self.matched),
             "passed": sorted(self.passed),
             "failed": [[each.wave, each.device, each.uid] for each in self.failed],
+            "counted": self.counted,
         }
         return json.dumps(data, separators=(",", ":"))
 
@@ -58,6 +61,7 @@ def parse_wave_record(text: str, number: int) -> WaveRecord:
             matched=frozenset(map(str, data["matched"])),
             passed=frozenset(map(str, data["passed"])),
             failed=tuple(WaveFailure(*map(str, each)) for each in data["failed"]),
+            counted=tuple((str(device), str(uid)) for device, uid in data.get("counted", ())),
         )
     except (ValueError, TypeError, KeyError):  # an edited annotation
         return WaveRecord(number=number)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TypeAlias
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from praetor_api.conditions import ConditionType, DeploymentReason
 from praetor_api.kube.conditions import get_condition
@@ -19,11 +20,13 @@ from praetor_api.protocol import features_needed
 from praetor_api.spec import REBOOT_FEATURE
 from praetor_controller.model.amounts import amount
 from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow
+from praetor_controller.model.wave_record import MAX_FAILURES, WaveRecord
 from praetor_controller.rollout.assignment import Assignment
 from praetor_controller.rollout.availability import Availability
 from praetor_controller.rollout.status import was_rolled_out
 from praetor_controller.rollout.updated import Updated
 
+_Counted: TypeAlias = tuple[str, str]
 _SHOWN = 3
 _PATH = "spec.failurePolicy.maxFailures"
 
@@ -46,44 +49,59 @@ def stopped(
     updated: Updated,
     now: float,
     judged_since: float | None,
+    record: WaveRecord,
     *,
     can_roll_back: bool,
-) -> tuple[Stop | None, float]:
+) -> tuple[Stop | None, float, WaveRecord]:
     """Return why the rollout stops (None while it goes on), and when time alone may stop it (epoch; inf: never).
 
     *updated* are the devices that have what the update revision gives them. One that got something else from it, by
-    labels that it has no more, counts as well, and so does one that the deployment has no more, while its process is
-    there: they show what the revision does. *judged_since* is since when a gateway
-    judges the devices (epoch): while none does (None), no device is found to have failed, and then each has its whole
-    time again. InvalidDeployment for a bad limit.
+    labels that it has no more, counts as well, and so does one that the deployment has no more: they show what the
+    revision does. *record* is what is remembered of the rollout; the last value is what is to be from now on.
+    *judged_since* is since when a gateway judges the devices (epoch): while none does (None), no device is found to
+    have failed, and then each has its whole time again. InvalidDeployment for a bad limit.
     """
     policy = deployment.policy.failure_policy
     if policy is None or deployment.strategy is StrategyType.ON_DELETE:
-        return None, math.inf
+        return None, math.inf, record
     limit = amount(policy.max_failures, assignment.desired, _PATH)
     remembered = _remembered(deployment, can_roll_back=can_roll_back)
     if remembered is not None or judged_since is None or deployment.policy.paused or was_rolled_out(deployment):
-        return remembered, math.inf
+        return remembered, math.inf, record
     failures, available = Failures(deployment, now, judged_since), Availability.AVAILABLE
-    failed = [
-        (device.name, why)
+    failed = {
+        process.uid: (device.name, why)
         for number, (device, process, availability) in enumerate(assignment)
         if availability is not available
         and process is not None
         and (updated.all[number] or process.revision == deployment.template.revision)
         and not updated.is_unchanged(number)
         and (why := failures.of(device, process, availability))
-    ]
-    failed += [(each.device, each.failure) for each in assignment.orphans if _failed_before_it_left(deployment, each)]
-    if len(failed) <= limit:
-        return None, failures.next_deadline
+    }
+    failed |= {each.uid: (each.device, each.failure) for each in assignment.orphans if _left_failed(deployment, each)}
+    gone, unsettled = _remembered_failures(record, assignment)
+    counted = {(device, uid) for uid, (device, _) in failed.items()} | gone | unsettled
+    record = evolve(record, counted=tuple(sorted(counted)[:MAX_FAILURES]))
+    shown = [*failed.values(), *((device, "failed before it left") for device, uid in gone if uid not in failed)]
+    if len(shown) <= limit:
+        return None, failures.next_deadline, record
     rollback = can_roll_back and policy.action is FailureAction.ROLLBACK
-    return Stop(_message(deployment, failed, limit), rollback), math.inf
+    return Stop(_message(deployment, shown, limit), rollback), math.inf, record
 
 
-def _failed_before_it_left(deployment: DeploymentRow, process: ProcessRow) -> bool:
+def _left_failed(deployment: DeploymentRow, process: ProcessRow) -> bool:
     failed = bool(process.failure) and process.ready_since is None
     return failed and not process.terminating and process.revision == deployment.template.revision
+
+
+def _remembered_failures(record: WaveRecord, assignment: Assignment) -> tuple[set[_Counted], set[_Counted]]:
+    """Return which of the failures on *record* are of processes that are gone, and of those that are not ready yet."""
+    if not record.counted:
+        return set(), set()
+    ready = {each.uid: each.ready_since is not None for each in assignment.processes if each is not None}
+    ready |= {each.uid: each.ready_since is not None for each in assignment.orphans}
+    gone = {each for each in record.counted if each[1] not in ready}
+    return gone, {each for each in record.counted if ready.get(each[1]) is False}
 
 
 class Failures:

@@ -21,6 +21,7 @@ from praetor_controller.errors import InvalidDeployment
 from praetor_controller.model.actions import Create, Delete, Update
 from praetor_controller.model.amounts import max_unavailable
 from praetor_controller.model.specs import Specs
+from praetor_controller.model.wave_record import WaveRecord
 from praetor_controller.rollout.admission import Admission, admit
 from praetor_controller.rollout.assignment import Assignment, assign
 from praetor_controller.rollout.availability import Availability
@@ -99,9 +100,10 @@ def _planned(snapshot: Snapshot, now: datetime) -> Plan:
     assignment = assign(snapshot.devices, snapshot.processes, float(deployment.policy.min_ready_seconds), at)
     limit = max_unavailable(deployment.max_unavailable, assignment.desired)
     updated = Updated.of(specs, snapshot, assignment)
-    stop, stop_at = _stop(snapshot, assignment, updated, at)
+    stop, stop_at, record = _stop(snapshot, assignment, updated, at)
     target = _target(snapshot, specs, stop)
     progress = _wave_progress(snapshot, specs, assignment, updated, stop, at)
+    record = evolve(progress.record, counted=record.counted) if progress is not None else record
     waves = _waves(snapshot, assignment, updated, stop, progress)
     on_target = updated.all if target is specs else target.run_by(assignment.hashes)
     context = Context.of(snapshot, at, target, on_target, waves)
@@ -162,7 +164,7 @@ def _planned(snapshot: Snapshot, now: datetime) -> Plan:
         waves=waves.waves if waves else (),
         waits_for=waves.blocker if waves else None,
         removals=leave.stay,
-        wave_record=progress.record if progress and progress.record != snapshot.wave_record else None,
+        wave_record=record if record != snapshot.wave_record else None,
         aggregate=Aggregate(counts=counts, reasons=summary.reasons, progress_at=progress_at, recheck_at=recheck_at)
         if steady
         else None,
@@ -178,11 +180,14 @@ def _domains(snapshot: Snapshot) -> Domains:
     return Domains(budgets, devices, snapshot.down_elsewhere, shared)
 
 
-def _stop(snapshot: Snapshot, assignment: Assignment, updated: Updated, at: float) -> tuple[Stop | None, float]:
+def _stop(
+    snapshot: Snapshot, assignment: Assignment, updated: Updated, at: float
+) -> tuple[Stop | None, float, WaveRecord]:
     deployment, current = snapshot.deployment, snapshot.current
     can_roll_back = current is not None and current.revision != deployment.template.revision
     judged_since = snapshot.judged_since if snapshot.gateway is GatewayState.JUDGING else None
-    return stopped(deployment, assignment, updated, at, judged_since, can_roll_back=can_roll_back)
+    record = snapshot.wave_record
+    return stopped(deployment, assignment, updated, at, judged_since, record, can_roll_back=can_roll_back)
 
 
 def _target(snapshot: Snapshot, specs: Specs, stop: Stop | None) -> Specs:
