@@ -29,7 +29,7 @@ from praetor_controller.model.actions import Create, Delete
 from praetor_controller.model.approvals import as_approved
 from praetor_controller.model.kinds import followed
 from praetor_controller.model.projection import project_deployment, project_device, project_process
-from praetor_controller.model.revisions import RevisionRow, project_revision, with_stored_template
+from praetor_controller.model.revisions import RevisionRow, newest_template, project_revision, with_stored_template
 from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow
 from praetor_controller.reconcile.snapshot_builder import Sources, build_snapshot
 from praetor_controller.reconcile.state import ReconcilerState
@@ -87,9 +87,7 @@ class Inventory:
     def with_stored_template(self, deployment: DeploymentRow) -> DeploymentRow:
         """Return *deployment* with the template that the controller takes it to have."""
         revisions = [row for row in self.revisions if row.owner == deployment.uid]
-        newest = max(revisions, key=lambda row: row.number, default=None)
-        known = as_approved(deployment, newest.template if newest is not None else None)
-        return with_stored_template(known, revisions)
+        return with_stored_template(as_approved(deployment, newest_template(revisions)), revisions)
 
     def _snapshot(self, deployment: DeploymentRow, now: datetime, gateway: GatewayState) -> Snapshot:
         """Return the snapshot that the controller would plan *deployment* from."""

@@ -139,6 +139,12 @@ def find_revision(revisions: Sequence[RevisionRow], revision: str | None) -> Rev
     return next((row for row in revisions if row.template.revision == revision), None)
 
 
+def newest_template(revisions: Iterable[RevisionRow]) -> Template | None:
+    """Return the template of the newest of *revisions*; None if there is none."""
+    newest = max(revisions, key=lambda row: row.number, default=None)
+    return newest.template if newest is not None else None
+
+
 def with_stored_template(deployment: DeploymentRow, revisions: Sequence[RevisionRow]) -> DeploymentRow:
     """Return *deployment* with the newest template of *revisions* that means the same as its own, if there is one.
 

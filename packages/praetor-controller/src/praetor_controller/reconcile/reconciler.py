@@ -28,7 +28,7 @@ from praetor_controller.model.actions import Adopt, Update
 from praetor_controller.model.approvals import Digests, with_approvals
 from praetor_controller.model.kinds import followed, with_missing_kinds
 from praetor_controller.model.projection import project_deployment
-from praetor_controller.model.revisions import RevisionRow, proven_stamps
+from praetor_controller.model.revisions import RevisionRow, newest_template, proven_stamps
 from praetor_controller.model.rows import DeploymentRow
 from praetor_controller.reconcile.cache import BY_NAMESPACE, BY_OWNER, OWNERLESS, Cache, left_by, owned_by
 from praetor_controller.reconcile.events import DeploymentEvent, transition_events, write_events
@@ -157,9 +157,7 @@ class DeploymentReconciler:
         if not deployment.template.refers:
             return deployment
         revisions = self._cache.revisions.by_index(BY_OWNER, owned_by(deployment))
-        newest = max(revisions, key=lambda row: row.number, default=None)
-        template = newest.template if newest is not None else None
-        return with_approvals(deployment, self._digests(deployment.namespace), template)
+        return with_approvals(deployment, self._digests(deployment.namespace), newest_template(revisions))
 
     def _with_remarks(self, deployment: DeploymentRow, planned: Plan) -> Plan:
         if planned.status is None:

@@ -90,8 +90,12 @@ def stopped(
 
 
 def _left_failed(deployment: DeploymentRow, process: ProcessRow) -> bool:
-    failed = bool(process.failure) and process.ready_since is None
-    return failed and not process.terminating and process.revision == deployment.template.revision
+    return is_failed(process) and not process.terminating and process.revision == deployment.template.revision
+
+
+def is_failed(process: ProcessRow) -> bool:
+    """Return whether *process* fails; it may have, unseen, before a user took its device away."""
+    return bool(process.failure) and process.ready_since is None
 
 
 def _remembered_failures(record: WaveRecord, assignment: Assignment) -> tuple[set[_Counted], set[_Counted]]:

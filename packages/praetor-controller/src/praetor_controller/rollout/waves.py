@@ -34,7 +34,7 @@ from praetor_controller.model.selectors import compile_each
 from praetor_controller.model.wave_record import MAX_FAILURES, WaveFailure, WaveRecord
 from praetor_controller.rollout.assignment import Assignment
 from praetor_controller.rollout.availability import OVERTAKEN, Availability, blamed_until
-from praetor_controller.rollout.failure_policy import Failures
+from praetor_controller.rollout.failure_policy import Failures, is_failed
 from praetor_controller.rollout.reasons import Reason, ReasonCode
 from praetor_controller.rollout.snapshot import WaveState
 from praetor_controller.rollout.updated import Updated
@@ -198,7 +198,7 @@ def _failed(
         index = place[number]
         group = members[index]
         gates = index < len(members) - 1 and not group.passed
-        unseen = device.in_maintenance and devices.recorded[number] == group.wave.name and _is_failed(process)
+        unseen = device.in_maintenance and devices.recorded[number] == group.wave.name and is_failed(process)
         if gates and failures is not None and (unseen or failures.of(device, process, availability)):
             known.setdefault(process.uid, WaveFailure(group.wave.name, device.name, process.uid))
         if process.uid in known and devices.counted[number] and known[process.uid].wave == group.wave.name:
@@ -206,18 +206,13 @@ def _failed(
     groups = {group.wave.name: group for group in members[:-1]}
     for process in assignment.orphans if failures is not None else ():  # what failed unseen, before its device left
         gate = groups.get(devices.wave_of(process))
-        if gate is not None and not gate.passed and _is_failed(process):
+        if gate is not None and not gate.passed and is_failed(process):
             known.setdefault(process.uid, WaveFailure(gate.wave.name, process.device, process.uid))
     failed = tuple(sorted(known.values()))[:MAX_FAILURES]
     for each in failed:
         if each.uid not in counted and each.wave in groups:
             groups[each.wave].failed.append(each.device)
     return failed
-
-
-def _is_failed(process: ProcessRow) -> bool:
-    """Return whether *process* fails; it may have, unseen, before a user took its device away."""
-    return bool(process.failure) and process.ready_since is None
 
 
 class _Devices:
