@@ -17,7 +17,7 @@ from e2e.bench.agent import memory as agent_memory
 from e2e.bench.agent import size as agent_size
 from e2e.bench.agent import start as agent_start
 from e2e.bench.controller import events, fanout, planner
-from e2e.bench.gateway import heartbeats, hostile, propagation, references, throughput, writes
+from e2e.bench.gateway import heartbeats, hostile, propagation, quiet, references, throughput, writes
 from e2e.bench.gateway import memory as gateway_memory
 from e2e.bench.measure.context import BenchError, Context
 from e2e.bench.measure.figures import Figure, as_json, markdown, table
@@ -39,6 +39,7 @@ class Benchmark(Protocol):
 
 BENCHMARKS: Mapping[str, Benchmark] = {
     "throughput": throughput,
+    "quiet": quiet,
     "references": references,
     "propagation": propagation,
     "hostile": hostile,

@@ -46,14 +46,19 @@ def test_the_length_of_a_body_is_what_the_head_says(head: bytes, length: int) ->
 
 
 @asynccontextmanager
-async def served(answer: bytes) -> AsyncIterator[dict[str, object]]:
-    """Run a server that answers every request alike, in two pieces; yield the target that it is."""
+async def served(answer: bytes, heads: list[bytes] | None = None) -> AsyncIterator[dict[str, object]]:
+    """Run a server that answers every request alike, in two pieces; yield the target that it is.
+
+    The heads of requests are added to *heads*.
+    """
     handling: set[asyncio.Task[None] | None] = set()
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         handling.add(asyncio.current_task())
         try:
-            while await reader.readuntil(b"\r\n\r\n"):
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                if heads is not None:
+                    heads.append(head)
                 writer.write(answer[:20])
                 await asyncio.sleep(0)
                 writer.write(answer[20:])
@@ -73,6 +78,14 @@ async def test_the_load_counts_the_answers_of_each_target_in_its_turns() -> None
         turns = await run({"rounds": 2, "turn_s": 0.05, "targets": [first, second]})
     assert [len(taken) for taken in turns] == [2, 2]
     assert all(turn["requests"] >= 3 and turn["wall_s"] > 0 for taken in turns for turn in taken)
+
+
+async def test_a_request_says_how_often_it_was_sent_where_it_asks_for_that() -> None:
+    heads: list[bytes] = []
+    async with served(ANSWER, heads) as target:
+        target["requests"] = ["GET /{number} HTTP/1.1\r\n\r\n"]
+        await run({"rounds": 1, "turn_s": 0.05, "spread_s": 0.01, "targets": [target]})
+    assert heads[:3] == [b"GET /%d HTTP/1.1\r\n\r\n" % number for number in (1, 2, 3)]
 
 
 async def test_the_load_fails_when_a_request_is_refused() -> None:

@@ -22,6 +22,8 @@ from praetor_gateway.settings import ServerKind
 
 DEVICE = "/v1/devices/{device}"
 STOP_S = 1.0
+HELD_S = 1.0
+"""How long a poll is held in benchmarks: the shortest time that a device can ask for."""
 
 
 async def ready(_: Request) -> Response:
@@ -40,11 +42,18 @@ async def accepted(_: Request) -> Response:
 
 
 class Hold:
-    """Hold a request until the client goes away."""
+    """Hold a request for *seconds* and answer as if nothing had changed; None: until the client goes away."""
+
+    def __init__(self, seconds: float | None) -> None:
+        self._seconds = seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
+        try:
+            async with asyncio.timeout(self._seconds):
+                while (await receive())["type"] != "http.disconnect":
+                    pass
+        except TimeoutError:
+            await Response(status_code=304)(scope, receive, send)
 
 
 async def serve(port: int, server: ServerKind) -> None:
@@ -56,7 +65,8 @@ async def serve(port: int, server: ServerKind) -> None:
             Route("/readyz", ready),
             Route(f"{DEVICE}/desired", unchanged),
             Route(f"{DEVICE}/report", accepted, methods=["POST"]),
-            Route(f"{DEVICE}/hold", Hold()),
+            Route(f"{DEVICE}/hold", Hold(None)),
+            Route(f"{DEVICE}/held", Hold(HELD_S)),
         ]
     )
     await Listener(app, BindAddress("127.0.0.1", port), option="PORT", server=server).serve(stop.wait, STOP_S)

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """`python -m e2e.bench.gateway.load`: as many requests as servers take, one server at a time, in short turns.
 
-Reads a plan as JSON from standard input: `{rounds, turn_s, targets: [{host, port, pid, requests: [text, ...]}]}`. A
-target has one connection for each of its requests, which is sent again and again during the target's turn. Writes
-for each target a list of its turns, the first (in which it warms up) left out: `{requests, wall_s, server_s, own_s}`,
-how many were answered, and the seconds on the clock, of the server's processor (*pid*) and of ours. Turns are
-short because a machine that others use is slower now and then: what is compared must meet the same load.
+Reads a plan as JSON from standard input: `{rounds, turn_s, spread_s?, targets: [{host, port, pid, requests: [text,
+...]}]}`. A target has one connection for each of its requests, which is sent again and again during the target's turn,
+for the first time within *spread_s* seconds; `{number}` in it becomes how often it was sent. Writes for each target a
+list of its turns, the first (in which it warms up) left out: `{requests, wall_s, server_s, own_s}`, how many were
+answered, and the seconds on the clock, of the server's processor (*pid*) and of ours. Turns are short because a machine
+that others use is slower now and then: what is compared must meet the same load.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from e2e.bench.measure.proc import cpu_seconds
 
 CONTENT_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)
 NO_BODY = (b"304", b"204")
+NUMBER = b"{number}"
 DRAIN_S = 10.0
 
 
@@ -59,12 +61,13 @@ class Target:
         for asker in self.askers:
             await asker.close()
 
-    async def turn(self, seconds: float) -> Turn:
+    async def turn(self, seconds: float, spread_s: float) -> Turn:
         """Ask for *seconds*, and until the last answer is there. RuntimeError when one is not as it should be."""
+        loop = asyncio.get_running_loop()
         answers, wall, server, own = self.answers, time.monotonic(), cpu_seconds(self.pid), time.process_time()
         self.active = True
-        for asker in self.askers:
-            asker.ask()
+        for number, asker in enumerate(self.askers):
+            loop.call_later(spread_s * number / len(self.askers), asker.ask)
         await asyncio.sleep(seconds)
         self.active = False
         async with asyncio.timeout(DRAIN_S):
@@ -86,6 +89,7 @@ class Asker(asyncio.Protocol):
         self._request = request
         self._target = target
         self._buffer = b""
+        self._asked = 0
         self._transport: asyncio.Transport | None = None
         self._closed = asyncio.Event()
 
@@ -97,8 +101,9 @@ class Asker(asyncio.Protocol):
         """Send the request."""
         self._target.waiting += 1
         self._target.idle.clear()
+        self._asked += 1
         if self._transport is not None:
-            self._transport.write(self._request)
+            self._transport.write(self._request.replace(NUMBER, b"%d" % self._asked))
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
@@ -142,7 +147,7 @@ async def run(plan: dict[str, Any]) -> list[list[Turn]]:
             await target.connect()
         for _ in range(plan["rounds"] + 1):
             for target, taken in zip(targets, turns, strict=True):
-                taken.append(await target.turn(plan["turn_s"]))
+                taken.append(await target.turn(plan["turn_s"], plan.get("spread_s", 0.0)))
     finally:
         for target in targets:
             await target.close()

@@ -18,7 +18,7 @@ import requests
 
 from e2e.bench.gateway.load import Turn
 from e2e.bench.measure.context import Context, own_environment, progress, run_module, until
-from e2e.bench.measure.figures import Figure, at_least, median_figure, ratio_figure
+from e2e.bench.measure.figures import Figure, at_least, ratio_figure
 from e2e.stack.kube import Object
 from e2e.stack.manifests import device_process, network_switch, process_spec
 from e2e.stack.server import Server
@@ -81,7 +81,7 @@ def _figures(
         rate = statistics.median(turn["requests"] / turn["wall_s"] for turn in taken)
         name = servers[kind][number].name
         progress(f"{way}, {name}: {rate:,.0f}/s on the clock; server busy {server / wall:.0%}, load {own / wall:.0%}")
-    rates = {key: [turn["requests"] / turn["server_s"] for turn in taken] for key, taken in turns.items()}
+    rates = {key: per_core_second(taken) for key, taken in turns.items()}
     ours = {(way, kind): rates[way, kind, 0] for way in asks for kind in servers}
     return (
         *(
@@ -102,13 +102,6 @@ def _figures(
             )
             for way in asks
         ),
-        *(
-            median_figure(
-                f"devices per core at a {HEARTBEAT_S} s heartbeat, on {kind}",
-                [rate * HEARTBEAT_S for rate in ours["heartbeat", kind]],
-            )
-            for kind in servers
-        ),
     )
 
 
@@ -123,10 +116,9 @@ def asks(
         *(device_process(name, name, spec) for name in devices),
     )
     for gateway in gateways:
-        etags = {name: _etag(stack, stack.url_of(gateway), name) for name in devices}
+        etags = {name: etag(stack, gateway, name) for name in devices}
     body = json.dumps(write(Report(agent_version="0.1.0", boot_id="5d1f7a4e", seq=1, timestamp="2026-01-01T00:00:00Z")))
-    own = {name: "".join(f"{key}: {value}\r\n" for key, value in _headers(stack, name).items()) for name in devices}
-    head = {name: f" HTTP/1.1\r\nHost: gateway\r\n{own[name]}" for name in devices}
+    head = {name: head_of(stack, name) for name in devices}
     typed = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}"
     return {
         "304": [f"GET {desired_path(name)}{head[name]}If-None-Match: {etags[name]}\r\n\r\n" for name in devices],
@@ -134,13 +126,19 @@ def asks(
     }
 
 
-def _etag(stack: Stack, gateway: str, device: str) -> str:
+def head_of(stack: Stack, device: str) -> str:
+    """Return how a request of *device* goes on after its path, to the end of the headers that all have."""
+    own = "".join(f"{key}: {value}\r\n" for key, value in _headers(stack, device).items())
+    return f" HTTP/1.1\r\nHost: gateway\r\n{own}"
+
+
+def etag(stack: Stack, gateway: Server, device: str) -> str:
     """Return the ETag of the device's desired state once its process is in it."""
     tag = ""
 
     def served() -> bool:
         nonlocal tag
-        url = gateway + desired_path(device)
+        url = stack.url_of(gateway) + desired_path(device)
         answer = requests.get(url, headers=_headers(stack, device), timeout=5)
         tag = answer.headers.get("ETag", "")
         return answer.status_code == HTTPStatus.OK and any("spec" in item for item in answer.json()["items"])
@@ -156,6 +154,11 @@ def _headers(stack: Stack, device: str) -> Mapping[str, str]:
 def target(server: Server, requests: Sequence[str]) -> dict[str, Any]:
     """Return what load() needs of one target."""
     return {"host": "127.0.0.1", "port": server.ports[0], "pid": server.program.pid, "requests": list(requests)}
+
+
+def per_core_second(taken: Sequence[Turn]) -> list[float]:
+    """Return how many requests a second of the server's processor answered, in each turn."""
+    return [turn["requests"] / turn["server_s"] for turn in taken]
 
 
 def load(plan: Mapping[str, Any]) -> list[list[Turn]]:
