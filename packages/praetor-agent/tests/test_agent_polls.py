@@ -36,7 +36,10 @@ HELD = PollAnswer(interval=15)
     ("interval", "quiet", "configured", "most", "wait"),
     [
         (15, True, None, 55, 15),
-        (60, True, None, 55, 25),
+        (25, True, None, 55, 25),
+        (40, True, None, 55, 40),
+        (60, True, None, 55, 50),
+        (60, True, None, 24, 24),
         (60, True, 55, 55, 55),
         (60, True, 40, 55, 40),
         (15, True, 40, 55, 15),

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -17,7 +18,7 @@ from praetor_api.kube.client.resource import LEASES, Key
 from praetor_api.names import GATEWAY_LEASE
 from praetor_gateway.cli import main
 from praetor_gateway.liveness.detector import DetectorLimits, FailureDetector, Storm
-from praetor_gateway.liveness.intervals import LOWER_S, RAISE_S, HandedIntervals, Pace
+from praetor_gateway.liveness.intervals import LOWER_S, MOST_LOWER_S, RAISE_S, HandedIntervals, Pace
 from praetor_gateway.liveness.pace import ProcessLoad
 from test_gateway_peers import PeerNetwork
 
@@ -58,6 +59,18 @@ def test_a_load_that_the_interval_halves_makes_it_swing_no_more_than_once() -> N
         changes, before = changes + (now != before), now
     assert changes <= 2
     assert before == 33
+
+
+def test_an_interval_that_was_too_short_is_tried_again_less_and_less_often() -> None:
+    pace, changes, before = Pace(15, 60), 0, 15
+    for second in range(7200):  # programs that share processors have little to wait for until these are full
+        now = pace.sample(0.2 if pace.interval == 60 else 1.0, float(second))
+        changes, before = changes + (now != before), now
+    assert 8 <= changes <= 20
+    assert after(pace, 0.2, MOST_LOWER_S + 9 * LOWER_S, 7200.0) == 15  # the load is gone
+    later = 7201.0 + MOST_LOWER_S + 9 * LOWER_S
+    assert after(pace, 0.9, RAISE_S, later) == 22
+    assert after(pace, 0.2, 1.2 * LOWER_S, later + RAISE_S + 1.0) == 15
 
 
 def test_a_longer_interval_counts_at_once_and_a_shorter_one_after_the_longer() -> None:
@@ -169,6 +182,19 @@ def test_the_load_is_the_share_of_a_second_that_the_process_worked_or_was_late()
     assert 0.0 <= load() < 2.0
     load._at -= 3.0  # as if that long ago
     assert load() >= 1.9
+
+
+def test_a_process_that_waits_for_a_processor_is_loaded(tmp_path: Path) -> None:
+    schedstat = tmp_path / "schedstat"
+    schedstat.write_text("5 0 1\n")
+    load = ProcessLoad(schedstat)
+    load._at -= 1.0  # as if a second ago
+    schedstat.write_text("5 900000000 2\n")
+    assert load() >= 0.7
+    schedstat.unlink()  # a sandbox without it
+    load()
+    load._at -= 1.0
+    assert 0.0 <= load() < 0.7
 
 
 def connected(lab: GatewayLab, device: str = "leaf-1") -> bool:

@@ -10,9 +10,10 @@ from praetor_api.backports import dataclass
 from praetor_api.protocol import HEARTBEAT_JITTER, MAX_WAIT_SECONDS
 
 QUIET_WAIT_SECONDS = 25
-"""How long a poll that is a heartbeat is held at most, unless configured: many middleboxes cut after 30 seconds."""
-LOUD_WAIT_SECONDS = 50
-"""How long any other poll is."""
+"""How long a poll that is a heartbeat is held at most, unless configured or asked for less often: many middleboxes cut
+after 30 seconds."""
+LONG_WAIT_SECONDS = 50
+"""How long any other poll is, and one whose gateway asks for fewer: a way that cuts it is known after two."""
 CUT_SECONDS = 10.0
 """A poll that fails earlier says nothing of the way, and none is asked to be shorter, for that overloads a gateway."""
 CUT_SHARE = 0.8
@@ -32,7 +33,8 @@ def poll_wait(interval: float, fraction: float, *, quiet: bool, configured: int 
         configured: the longest wait that the operator wants, None for the default.
         most: the longest wait that the way lets through.
     """
-    wait = float(configured or (QUIET_WAIT_SECONDS if quiet else LOUD_WAIT_SECONDS))
+    often = quiet and interval <= QUIET_WAIT_SECONDS
+    wait = float(configured or (QUIET_WAIT_SECONDS if often else LONG_WAIT_SECONDS))
     if quiet:
         wait = min(wait, interval * (1.0 - HEARTBEAT_JITTER * fraction))
     return max(1, math.ceil(min(wait, most, MAX_WAIT_SECONDS)))

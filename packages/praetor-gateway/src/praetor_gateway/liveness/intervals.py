@@ -15,6 +15,9 @@ of the next shorter interval is far from the first."""
 RAISE_S, LOWER_S = 10.0, 120.0
 """Over how long the load must be above HIGH, or below LOW, on average: devices learn of a step with their next
 heartbeat, and one sample says little."""
+MOST_LOWER_S = 1800.0
+"""For how long at most no shorter interval is tried: the time doubles with each one that was too short. Programs that
+share processors hardly wait until these are full, so that a low load says little of the one at a shorter interval."""
 FULL = 0.95
 """Share above which nothing is left, though the interval is the longest: then new work is refused until it is HIGH."""
 STEP = 1.5
@@ -32,6 +35,10 @@ class Pace:
     """Whether the longest interval does not help."""
     _samples: deque[tuple[float, float]] = field(factory=deque, init=False)  # when, and the load; since the last step
     _since: float | None = field(default=None, init=False)
+    _lower_s: float = field(default=LOWER_S, init=False)
+    """How long after a step the interval may become shorter."""
+    _shortened: bool = field(default=False, init=False)
+    """Whether the last step made it shorter, less than LOWER_S ago."""
 
     def __attrs_post_init__(self) -> None:
         self.interval = self._base
@@ -42,22 +49,30 @@ class Pace:
         while now - self._samples[0][0] >= LOWER_S:
             self._samples.popleft()
         recent, long = self._mean(RAISE_S, now), self._mean(LOWER_S, now)
+        if long is not None and self._shortened:  # that was right
+            self._lower_s, self._shortened = LOWER_S, False
         full = recent is not None and recent > FULL and self.interval == self._most
         self.overloaded = full or (self.overloaded and load > HIGH)
         if recent is not None and recent > HIGH and self.interval < self._most:
+            self._lower_s = min(MOST_LOWER_S, 2 * self._lower_s) if self._shortened else self._lower_s
             self._step(min(self._most, round(self.interval * STEP)), now)
-        elif long is not None and long < LOW and self.interval > self._base:
+        elif long is not None and long < LOW and self.interval > self._base and self._rested_s(now) >= self._lower_s:
             self._step(max(self._base, round(self.interval / STEP)), now)
         return self.interval
 
+    def _rested_s(self, now: float) -> float:
+        """Return how many seconds ago the last step was, or the first sample."""
+        self._since = now if self._since is None else self._since
+        return now - self._since
+
     def _mean(self, over_s: float, now: float) -> float | None:
         """Return the mean of the load over the last *over_s* seconds; None until the last step is so long ago."""
-        self._since = now if self._since is None else self._since
-        if now - self._since < over_s:
+        if self._rested_s(now) < over_s:
             return None
         return fmean(load for at, load in self._samples if now - at < over_s)
 
     def _step(self, interval: int, now: float) -> None:
+        self._shortened = interval < self.interval
         self.interval, self._since = interval, now
         self._samples.clear()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from attrs import define, field
 
@@ -20,21 +21,36 @@ SAMPLE_S = 1.0
 
 
 class ProcessLoad:
-    """What share of its time the process works, or by what share of SAMPLE_S it is late, whichever is more.
+    """What share of its time the process works or waits for a processor, or by what share of SAMPLE_S it is late,
+    whichever is more.
 
-    The event loop is one thread, so that a share of 1 is all that it can do. It is late as well when others take the
-    processor, and then the share says nothing.
+    The event loop is one thread, so that a share of 1 is all that it can do. Where others take the processor, or a
+    limit keeps it, it works less and waits: with ten programs on a core, a tenth of its time is all that one gets.
+    *schedstat* is the kernel's account of this thread, in nanoseconds: how long it ran, and how long it could have.
+    Without one, as in some sandboxes, only the lateness shows that.
     """
 
-    def __init__(self) -> None:
-        self._at, self._worked_s = time.monotonic(), time.process_time()
+    def __init__(self, schedstat: Path = Path("/proc/thread-self/schedstat")) -> None:
+        self._schedstat = schedstat
+        self._at, self._busy_s = time.monotonic(), self._spent()
 
     def __call__(self) -> float:
-        """Return the load since the last call, which was SAMPLE_S ago if nothing was late; 1 is full load."""
-        at, worked_s = time.monotonic(), time.process_time()
-        took_s, share = at - self._at, (worked_s - self._worked_s) / max(at - self._at, 1e-3)
-        self._at, self._worked_s = at, worked_s
+        """Return the load since the last call, which was SAMPLE_S ago if nothing was late; 1 is full load.
+
+        Called by the thread of the event loop.
+        """
+        at, busy_s = time.monotonic(), self._spent()
+        took_s, share = at - self._at, (busy_s - self._busy_s) / max(at - self._at, 1e-3)
+        self._at, self._busy_s = at, busy_s
         return max(share, (took_s - SAMPLE_S) / SAMPLE_S)
+
+    def _spent(self) -> float:
+        """Return how many seconds the process has worked, and this thread waited for a processor."""
+        try:
+            waited_ns = int(self._schedstat.read_text().split()[1])
+        except (OSError, ValueError, IndexError):
+            waited_ns = 0
+        return time.process_time() + waited_ns / 1e9
 
 
 def no_load() -> float:
