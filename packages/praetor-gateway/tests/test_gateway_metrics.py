@@ -22,7 +22,7 @@ def lines_of(registry: CollectorRegistry, prefix: str) -> list[str]:
 
 
 @given(
-    st.lists(st.tuples(ROUTES, st.floats(0, 20) | BOUNDS, st.booleans(), st.sampled_from([200, HTTPStatus.OK, 401]))),
+    st.lists(st.tuples(ROUTES, st.floats(0, 60) | BOUNDS, st.booleans(), st.sampled_from([200, HTTPStatus.OK, 401]))),
     st.lists(st.sampled_from(TokenDecision)),
 )
 def test_answers_are_exposed_as_by_the_library(
@@ -36,6 +36,12 @@ def test_answers_are_exposed_as_by_the_library(
         ["route"],
         registry=theirs,
     )
+    held_seconds = Histogram(
+        "praetor_gateway_poll_held_seconds",
+        "How long a poll was held before its answer.",
+        buckets=(0.1, 1, 5, 10, 15, 20, 25, 30, 40, 56),
+        registry=theirs,
+    )
     requests = Counter("praetor_gateway_requests", "Answers to devices.", ["route", "code"], registry=theirs)
     auth = Counter("praetor_gateway_auth", "Decisions on tokens.", ["kind"], registry=theirs)
     for decision in TokenDecision:
@@ -44,10 +50,9 @@ def test_answers_are_exposed_as_by_the_library(
         metrics.request(route, code)
         metrics.took(route, took, held=held)
         requests.labels(route, str(int(code))).inc()
-        if not held:
-            seconds.labels(route).observe(took)
+        (held_seconds if held else seconds.labels(route)).observe(took)
     for each in decisions:
         metrics.auth(each)
         auth.labels(each.value).inc()
-    for name in ("praetor_gateway_request", "praetor_gateway_auth"):
+    for name in ("praetor_gateway_request", "praetor_gateway_poll", "praetor_gateway_auth"):
         assert lines_of(ours, name) == lines_of(theirs, name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter as Counts
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -21,6 +21,25 @@ from praetor_gateway.liveness.peers import PushResult
 from praetor_gateway.status.writer import StatusOutcome
 
 
+class _Durations:
+    """A histogram of seconds with *bounds*, for one value of its label."""
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self._bounds = bounds
+        self._buckets = [0] * (len(bounds) + 1)
+        self._sum = 0.0
+
+    def add(self, seconds: float) -> None:
+        """Count *seconds*."""
+        self._buckets[bisect_left(self._bounds, seconds)] += 1
+        self._sum += seconds
+
+    def add_to(self, family: HistogramMetricFamily, *labels: str) -> None:
+        """Add what was counted to *family*, as it is scraped."""
+        names = (*map(floatToGoString, self._bounds), "+Inf")
+        family.add_metric(labels, list(zip(names, accumulate(self._buckets), strict=True)), sum_value=self._sum)
+
+
 class _Answers(Collector):
     """What is counted of every answer, by the event loop alone.
 
@@ -28,21 +47,20 @@ class _Answers(Collector):
     """
 
     _BOUNDS = Histogram.DEFAULT_BUCKETS[:-1]
-    _NAMES = (*map(floatToGoString, _BOUNDS), "+Inf")
+    _HELD_BOUNDS = (0.1, 1, 5, 10, 15, 20, 25, 30, 40, 56)
 
     def __init__(self) -> None:
         self.counts: Counts[tuple[str, int]] = Counts()
         self.decisions = Counts(dict.fromkeys(TokenDecision, 0))
-        self._buckets: dict[str, list[int]] = {}
-        self._seconds: dict[str, float] = {}
+        self.held = _Durations(self._HELD_BOUNDS)
+        self._took: dict[str, _Durations] = {}
 
     def took(self, route: str, seconds: float) -> None:
         """Record how long an answer took."""
-        buckets = self._buckets.get(route)
-        if buckets is None:
-            buckets = self._buckets[route] = [0] * len(self._NAMES)
-        buckets[bisect_left(self._BOUNDS, seconds)] += 1
-        self._seconds[route] = self._seconds.get(route, 0.0) + seconds
+        durations = self._took.get(route)
+        if durations is None:
+            durations = self._took[route] = _Durations(self._BOUNDS)
+        durations.add(seconds)
 
     def collect(self) -> Iterable[Family]:
         """Return what was counted so far, as it is scraped."""
@@ -57,10 +75,11 @@ class _Answers(Collector):
             "From a request's head to its answer; polls that were held are left out.",
             labels=["route"],
         )
-        for route, buckets in self._buckets.items():
-            counted = list(zip(self._NAMES, accumulate(buckets), strict=True))
-            seconds.add_metric([route], counted, sum_value=self._seconds[route])
-        return answers, decisions, seconds
+        for route, durations in self._took.items():
+            durations.add_to(seconds, route)
+        held = HistogramMetricFamily("praetor_gateway_poll_held_seconds", "How long a poll was held before its answer.")
+        self.held.add_to(held)
+        return answers, decisions, seconds, held
 
 
 class GatewayMetrics:
@@ -71,12 +90,6 @@ class GatewayMetrics:
         self.program = ProgramMetrics(registry, "praetor_gateway", __version__)
         self._answers = _Answers()
         registry.register(self._answers)
-        self._held_seconds = Histogram(
-            "praetor_gateway_poll_held_seconds",
-            "How long a poll was held before its answer.",
-            buckets=(0.1, 1, 5, 10, 15, 20, 25, 30, 40, 56),
-            registry=registry,
-        )
         self.write_delay = Histogram(
             "praetor_gateway_status_write_delay_seconds",
             "From a change of a status until the apiserver stored it.",
@@ -108,7 +121,7 @@ class GatewayMetrics:
     def took(self, route: str, seconds: float, *, held: bool) -> None:
         """Record how long a request took; *held* is whether most of that was waiting for a change."""
         if held:
-            self._held_seconds.observe(seconds)
+            self._answers.held.add(seconds)
         else:
             self._answers.took(route, seconds)
 

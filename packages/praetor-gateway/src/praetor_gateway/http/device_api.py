@@ -92,8 +92,8 @@ class DeviceApi:
         head = read_head(scope)
         sent = read_poll(head.get(POLL), head.get(REPORTED))
         device, poll, access = self._admit(name, head, scope, sent)
-        if device is not None and poll is sent:
-            device.knows(named_features(head))
+        if device is not None and poll is sent and FEATURES not in head:
+            device.knows(frozenset())
         known = head.get(IF_NONE_MATCH)
         applied = 0
         if known is not None and etag_matches(known.decode("latin-1"), _etag(device, access)):
@@ -113,7 +113,8 @@ class DeviceApi:
                 return
             device = self._not_held(self._fleet.device(name))
             if _etag(device, access) == before:
-                resync = self._ask(device, poll)
+                lacks = device is not None and (device.session.unreported or device.session.behind)
+                resync = bool(lacks) and self._ask(device, poll)  # else the next poll, in a moment, is early enough
                 await self._not_modified(send, device, access, applied, poll, resync=resync)
                 return
         if device is not None and scope["method"] == "GET":

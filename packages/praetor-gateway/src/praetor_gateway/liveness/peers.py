@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import StrEnum
 from http import HTTPStatus
 from typing import Any, Protocol
@@ -189,12 +189,16 @@ class PeerPusher:
     async def _push(self, holder: str, address: str | None) -> PushResult:
         if self._transport is None or not address:
             return PushResult.UNREACHABLE
-        now = self._clock.monotonic()
-        since = self._informed_at if holder == self._informed else float("-inf")  # a new one gets all
-        for push in self._pushes(now, since):
+        now, liveness = self._clock.monotonic(), self._liveness
+        recent, liveness.untold = liveness.untold, set()
+        names, since = recent, self._informed_at
+        if holder != self._informed:  # a new one gets all
+            names, since = liveness.heard_at.keys() | liveness.fetched.keys(), float("-inf")
+        for push in self._pushes(names, now, since):
             result = await self._transport.push(address, push)
             if result is not PushResult.TAKEN:
-                return result  # the next one says it again
+                liveness.untold |= recent  # the next one says it again
+                return result
         self._informed, self._informed_at = holder, now
         return PushResult.TAKEN
 
@@ -219,12 +223,12 @@ class PeerPusher:
         except (KubeError, TimeoutError) as e:
             _log.warning("cannot say on the Lease that we are not heard", error=str(e))
 
-    def _pushes(self, now: float, since: float) -> Iterator[PeerPush]:
-        """Yield what was heard and fetched since *since*, in one push at least and in none too large."""
+    def _pushes(self, names: Iterable[str], now: float, since: float) -> Iterator[PeerPush]:
+        """Yield what was heard of *names*, and fetched, since *since*, in one push at least and in none too large."""
         ages: dict[str, float] = {}
         fetched: dict[str, tuple[float, Mapping[str, int]]] = {}
         entries = 0
-        for name in self._liveness.heard_at.keys() | self._liveness.fetched.keys():
+        for name in names:
             heard_at, known = self._liveness.heard_at.get(name), self._liveness.fetched.get(name)
             if heard_at is not None and heard_at >= since:
                 ages[name] = round(now - heard_at, 3)

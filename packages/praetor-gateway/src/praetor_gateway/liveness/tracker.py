@@ -62,6 +62,8 @@ class LivenessTracker:
     """When this process heard each device last, in monotonic seconds."""
     fetched: dict[str, Fetched] = field(factory=dict, init=False)
     """What each device fetched, from this process or, as far as it was pushed, from another one."""
+    untold: set[str] = field(factory=set, init=False)
+    """Devices that this process heard, or that fetched something from it, since the judge was told."""
     rival: JudgeLease | None = field(default=None, init=False)
     """An older Lease, whose holder judges the same devices: then we do not judge."""
     _detector: FailureDetector | None = field(default=None, init=False)
@@ -102,6 +104,7 @@ class LivenessTracker:
         now = self._clock.monotonic()
         if observer == OWN:
             self.heard_at[device] = now
+            self.untold.add(device)
         if self._detector is not None and self._detector.hear(device, now, age=age, observer=observer):
             self._publish(self._fleet.device(device), True)
 
@@ -117,6 +120,7 @@ class LivenessTracker:
 
     def fetch(self, device: DeclaredDevice) -> None:
         """Record that *device* has its present desired state: it is about to get it, or names its ETag."""
+        self.untold.add(device.name)
         known = self.fetched.get(device.name)
         if known is not None and known.etag == device.etag:
             known.at = self._clock.monotonic()
@@ -221,6 +225,7 @@ class LivenessTracker:
         if device is None:
             self.heard_at.pop(name, None)
             self.fetched.pop(name, None)
+            self.untold.discard(name)
             self.intervals.forget(name)
             if self._detector is not None:
                 self._detector.forget(name)

@@ -200,6 +200,8 @@ class ReportHandler:
         """Return what was reported last of *row*, whether or not it is written yet."""
         _, pending = self._pending.observation(row)
         known = row.status.reported
+        if pending is None:
+            return known
         return known if supersedes(known, pending) else following(known, pending)
 
     def _rejected(

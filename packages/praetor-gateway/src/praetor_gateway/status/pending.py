@@ -99,6 +99,8 @@ class PendingStatuses:
 
     def observation(self, row: CachedProcess) -> tuple[Observation | None, Reported | None]:
         """Return what waits to be written of *row*; nothing of one that was deleted and created again meanwhile."""
+        if not self._observations:
+            return None, None
         uid, observation, reported = self._observations.get(StatusKey(DEVICE_PROCESSES, row.key), ("", None, None))
         return (observation, reported) if uid == row.uid else (None, None)
 
