@@ -32,6 +32,7 @@ from e2e.stack.server import Server
 from e2e.stack.stack import Stack, StackSettings, environment, script
 from e2e.suite.workloads import sleeping
 from praetor_agent.clock import rfc3339
+from praetor_api.protocol import DEFAULT_STALE_MULTIPLIER
 from praetor_gateway.http.server import RESERVED_FILES
 
 NAME, PROTOTYPE = "scale", "scale-device-0"
@@ -63,6 +64,11 @@ class FleetSettings:
         return [PROTOTYPE, *(f"scale-device-{number}" for number in range(1, self.devices))]
 
     @property
+    def grace_s(self) -> float:
+        """How long a judge waits for devices after it took over: until all have come, as after a power cut."""
+        return max(self.heartbeat_s * (DEFAULT_STALE_MULTIPLIER + 1.0), self.splay_s + self.heartbeat_s)
+
+    @property
     def replicas(self) -> int:
         """How many gateways there are: one may be lost, and the others have room for its devices."""
         if self.gateways is not None:
@@ -78,7 +84,7 @@ class ScaledFleet:
         self.settings = settings
         self._say = say
         self._certificate = write_certificate(workdir) if settings.tls else None
-        served = [f"--server={settings.server}"]
+        served = [f"--server={settings.server}", f"--takeover-grace-seconds={settings.grace_s:.0f}"]
         if self._certificate is not None:
             served += [f"--tls-cert={self._certificate.served}", f"--tls-key={self._certificate.key}"]
         limits = (f"--qps={WRITES_PER_S}", f"--burst={WRITES_PER_S}")

@@ -134,8 +134,8 @@ class Run:
         arbiter.wait_ready(900)
         ready = time.monotonic()
         # a device that was lost would be found out once the successor's grace is over
-        interval_s = fleet.interval_s()
-        time.sleep(max(0.0, killed + 2 * DEFAULT_STALE_MULTIPLIER * interval_s + interval_s + 5.0 - time.monotonic()))
+        until_s = fleet.settings.grace_s + (DEFAULT_STALE_MULTIPLIER + 1) * fleet.interval_s() + 5.0
+        time.sleep(max(0.0, killed + until_s - time.monotonic()))
         after = fleet.disconnections()
         lost = after - (before if after >= counted else 0)
         limits = (Limit(what="devices called disconnected", value=max(0, lost), most=0),)
