@@ -62,7 +62,7 @@ def ended(fleet: subprocess.Popen[str], sign: signal.Signals = signal.SIGTERM) -
     return [json.loads(line) for line in out.splitlines()], progress
 
 
-def test_a_simulated_device_whose_polls_are_heartbeats_keeps_no_second_connection() -> None:
+def test_a_simulated_device_whose_polls_are_heartbeats_reports_once_and_keeps_no_second_connection() -> None:
     with FakeGateway(heartbeat_seconds=10) as gateway:
         gateway.quiet = True
         gateway.desire(item("a", process_spec("x")))
@@ -70,6 +70,7 @@ def test_a_simulated_device_whose_polls_are_heartbeats_keeps_no_second_connectio
         try:
             gateway.wait_for(lambda: len(gateway.history) == 9, "the reports")
             gateway.wait_for(lambda: gateway.connections == 9 and len(gateway.numbers) >= 9, "only the polls are left")
+            assert len(gateway.reports) == 9  # its facts and its process at once
         finally:
             ended(fleet)
 

@@ -40,6 +40,8 @@ from praetor_api.wire import WireError, parse_json, read, write
 TIMEOUT_SECONDS = 10.0
 QUICK_SECONDS = 0.5
 """A poll that is answered sooner was not held."""
+EARLY_SECONDS = 0.5
+"""How much earlier than asked a held poll may be answered: gateways answer some together."""
 IDLE_SECONDS = 3600.0
 BUSY_SECONDS = 0.2
 REVISIONS_PER_GENERATION = 1000
@@ -168,8 +170,8 @@ class SimulatedDevice:
         answer = await self._ask("GET", desired_path(self.name), headers, b"", self._polling, wait + TIMEOUT_SECONDS)
         tally, took = self._fleet.tally(), self._fleet.clock.now() - began
         tally.polls += 1
-        if self._etag is None or took >= wait:
-            tally.latencies["poll"].add(took if self._etag is None else took - wait)
+        if self._etag is None or took >= wait - EARLY_SECONDS:
+            tally.latencies["poll"].add(took if self._etag is None else max(0.0, took - wait))
         asked = self._polled(answer)
         if answer.status == 304:
             return asked
@@ -216,6 +218,7 @@ class SimulatedDevice:
                 self._since[uid] = now
                 wall = self._fleet.clock.wall().isoformat()
                 self._fleet.tally().received(Receipt(self.name, spec_hash, now, wall, known is not None))
+        self._reports = self._reports.revised(self._observed, now if self._fleet.settings.up_since is None else 0.0)
         self._changed.set()
 
     def _revise(self, wanted: Iterable[Mapping[str, Any]]) -> None:
@@ -241,13 +244,12 @@ class SimulatedDevice:
         )
 
     async def _report_changes(self) -> None:
+        await self._changed.wait()  # an agent knows from its disk what it runs, and its first report says so
         while not self.silent:
             self._changed.clear()
             now = self._fleet.clock.now()
             if self._resync:
                 self._resync, self._reports = False, self._reports.resync(now)
-            revised_at = now if self._fleet.settings.up_since is None else 0.0
-            self._reports = self._reports.revised(self._observed, revised_at)
             current = self._reports.latest
             due_at = self._reports.due_at(current, now)
             if due_at <= now:
