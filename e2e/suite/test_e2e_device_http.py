@@ -92,7 +92,7 @@ def test_a_long_poll_without_a_change_ends_with_304_after_its_wait(device: Devic
     started = time.monotonic()
     answer = device.desired(etag, wait_s=1)
     assert answer.status_code == 304
-    assert 0.9 < time.monotonic() - started < WAIT_S
+    assert 0.7 < time.monotonic() - started < WAIT_S  # it may be answered 0.25 s early, together with others
 
 
 def test_an_undeclared_device_gets_an_empty_state(stack: Stack, kube: Kube) -> None:

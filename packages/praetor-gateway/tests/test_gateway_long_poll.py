@@ -10,6 +10,7 @@ import pytest
 from gateway_testing import Answer, GatewayLab, one_device, run_in_virtual_time, running_lab
 from praetor_api.canonical import desired_etag
 from praetor_api.kube.client.resource import DEVICE_PROCESSES, Key
+from praetor_gateway.http.device_api import TOGETHER_S
 
 DESIRED = "/v1/devices/leaf-1/desired"
 lab = pytest.fixture(one_device)
@@ -51,6 +52,27 @@ def test_a_held_poll_ends_with_304_when_its_time_is_up() -> None:
     took, answer = run_in_virtual_time(scenario())
     assert took == pytest.approx(20)
     assert (answer.status, answer.headers["preference-applied"]) == (304, "wait=20")
+
+
+def test_polls_that_end_at_nearly_the_same_time_are_answered_together_and_none_is_late() -> None:
+    async def poll(lab: GatewayLab, etag: str, after_s: float) -> tuple[float, float]:
+        await asyncio.sleep(after_s)
+        began = asyncio.get_running_loop().time()
+        await lab.client.get(DESIRED, if_none_match=etag, prefer="wait=20")
+        return began, asyncio.get_running_loop().time()
+
+    async def scenario() -> list[tuple[float, float]]:
+        async with running_lab(devices=["leaf-1"]) as lab:
+            etag = await _etag(lab)
+            first_s = TOGETHER_S - asyncio.get_running_loop().time() % TOGETHER_S
+            polls = (poll(lab, etag, first_s + number * TOGETHER_S / 5) for number in range(10))
+            return await asyncio.gather(*polls)
+
+    polls = run_in_virtual_time(scenario())
+    assert len({round(ended, 2) for _, ended in polls}) == 2
+    held = [ended - began for began, ended in polls]
+    assert min(held) > 20 - TOGETHER_S - 1e-6
+    assert max(held) < 20 + 1e-6
 
 
 async def test_a_client_that_goes_away_waits_no_more(lab: GatewayLab) -> None:

@@ -51,6 +51,9 @@ HELD = "praetor.held"
 """Set in the scope of a poll that was held."""
 RETRY_S, RETRY_SPREAD_S = 5, 10
 """After how many seconds what is refused in an overload may come back, and over how many more that is spread."""
+TOGETHER_S = 0.25
+"""Polls that end within so many seconds are answered together, the later ones early. A gateway that wakes up for each
+of thousands of them does most of its work with cold caches, and so do the programs beside it."""
 _NO_STORE = (b"cache-control", b"no-store")
 _INTERVAL = INTERVAL_HEADER.lower().encode()
 _RESYNC = (RESYNC_HEADER.lower().encode(), b"1")
@@ -224,6 +227,8 @@ class DeviceApi:
         is then.
         """
         until = asyncio.get_running_loop().time() + wait_s
+        if wait_s >= 1.0:
+            until -= until % TOGETHER_S
         before = _etag(self._fleet.device(name), access)
         woken = Woken.CHANGED
         while woken is Woken.CHANGED and _etag(self._fleet.device(name), access) == before:
