@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import os
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import suppress
@@ -156,4 +157,5 @@ async def run(plan: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
+    os.nice(19)  # a client has a machine of its own, and takes no processor from the gateway and the devices
     asyncio.run(run(json.loads(sys.stdin.readline())))

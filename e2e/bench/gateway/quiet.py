@@ -13,7 +13,7 @@ from contextlib import ExitStack
 
 from e2e.bench.gateway.baseline import HELD_S
 from e2e.bench.gateway.throughput import baseline_server, etag, head_of, load, per_core_second, target
-from e2e.bench.measure.context import Context, progress, until
+from e2e.bench.measure.context import Context, progress
 from e2e.bench.measure.figures import Figure, at_least, median_figure, ratio_figure
 from e2e.bench.measure.fleet import DeployedFleet
 from e2e.stack.server import Server
