@@ -298,11 +298,11 @@ def test_the_order_of_reports(known: Reported | None, order: ReportOrder, late: 
 
 
 def test_a_record_is_behind_if_it_lacks_the_boot_or_the_revision() -> None:
-    assert [is_behind(known, at()) for known in (None, on_record("a"), on_record(revision=4), on_record())] == [
+    assert [is_behind(known, "b", 5) for known in (None, on_record("a"), on_record(revision=4), on_record())] == [
         True, True, True, False,
     ]  # fmt: skip
-    assert not is_behind(None, UNORDERED)
-    assert not is_behind(None, at(revision=None))
+    assert not is_behind(None, "", None)
+    assert not is_behind(None, "b", None)
 
 
 def test_a_record_supersedes_what_was_reported_before_it() -> None:

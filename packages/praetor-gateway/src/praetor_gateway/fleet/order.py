@@ -62,11 +62,11 @@ def advanced(known: Reported | None, order: ReportOrder) -> Reported | None:
     return known if order.revision is None else evolve(known, revision=order.revision)
 
 
-def is_behind(known: Reported | None, order: ReportOrder) -> bool:
-    """Return whether what the device has at *order* is not *known* yet."""
-    if order.revision is None or not order.boot_id:
+def is_behind(known: Reported | None, boot_id: str, revision: int | None) -> bool:
+    """Return whether *revision* of what the device has to report in the boot *boot_id* is not *known* yet."""
+    if revision is None or not boot_id:
         return False
-    return known is None or known.boot_id != order.boot_id or (known.revision or 0) < order.revision
+    return known is None or known.boot_id != boot_id or (known.revision or 0) < revision
 
 
 def supersedes(known: Reported | None, other: Reported | None) -> bool:

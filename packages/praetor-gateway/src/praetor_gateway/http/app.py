@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from http import HTTPStatus
 from typing import Protocol
 from urllib.parse import quote
 
 from starlette.applications import Starlette
-from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.types import Receive, Scope, Send
 
 from praetor_api.names import is_device_name
@@ -56,13 +55,17 @@ class DeviceApp(Starlette):
         self._problems = problems
         self._monotonic = monotonic
         self._took = took
-        self._guarded = ServerErrorMiddleware(self._serve, handler=problems.on_crash)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            await self._guarded(scope, receive, send)
-        else:
+        if scope["type"] != "http":
             await super().__call__(scope, receive, send)
+            return
+        try:
+            await self._serve(scope, receive, send)
+        except Exception:
+            with suppress(Exception):  # the answer may have begun
+                await self._problems.crashed(scope)(scope, receive, send)
+            raise  # the server logs it
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = self._monotonic()

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 
-from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope
 
@@ -82,7 +81,7 @@ class ProblemHandlers:
         headers = {"cache-control": "no-store", **problem.headers}
         return Response(json.dumps(write(body)), problem.status, headers, MEDIA_TYPE)
 
-    async def on_crash(self, request: Request, _: Exception) -> Response:
-        """Answer 500 after a bug of ours; the server logs it."""
+    def crashed(self, scope: Scope) -> Response:
+        """Return the answer after a bug of ours, 500."""
         detail = "the gateway failed to answer; try again"
-        return self.answer(request.scope, Problem(HTTPStatus.INTERNAL_SERVER_ERROR, detail))
+        return self.answer(scope, Problem(HTTPStatus.INTERNAL_SERVER_ERROR, detail))

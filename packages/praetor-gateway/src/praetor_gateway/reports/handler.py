@@ -186,7 +186,7 @@ class ReportHandler:
 
     def _is_behind(self, device: DeclaredDevice, said: Poll) -> bool:
         """Return whether what the device was promised to be on record is not: a replica ended before it wrote it."""
-        if device.switch is not None and is_behind(device.reported, ReportOrder(said.boot_id, said.revision)):
+        if device.switch is not None and is_behind(device.reported, said.boot_id, said.revision):
             return True
         return said.reported is not None and sum(self._revisions(device, said.boot_id)) < said.reported
 
