@@ -36,6 +36,43 @@ class Greeting(asyncio.Protocol):
         transport.write(b"hi")
 
 
+class LateClock(FakeClock):
+    """A clock by which everything takes a second."""
+
+    seconds = 0.0
+
+    def monotonic(self) -> float:
+        self.seconds += 1.0
+        return self.seconds
+
+
+@pytest.mark.parametrize(("clock", "rounds"), [(FakeClock(), [3, 6, 9]), (LateClock(), [3, 5, 7, 9])])
+async def test_a_loop_that_is_late_accepts_a_few_at_a_time_and_none_that_have_left(
+    monkeypatch: pytest.MonkeyPatch, clock: FakeClock, rounds: list[int]
+) -> None:
+    opened: list[int] = []
+
+    class Rounds(Acceptor):
+        def _pause(self) -> None:
+            opened.append(len(self))
+            super()._pause()
+
+    for name, value in (("BATCH", 3), ("FEW", 2)):
+        monkeypatch.setattr(f"praetor_api.kube.runtime.acceptor.{name}", value)
+    listening = bind(ANY_PORT, "--addr")
+    clients = [socket.create_connection(listening.getsockname()) for _ in range(11)]
+    clients.pop().close()  # the last of them; only a loop that is late looks
+    acceptor = Rounds(listening, Greeting, clock, limit=99, when_full=WhenFull.REFUSE)
+    acceptor.start()
+    for client in clients:
+        client.setblocking(False)
+        assert await asyncio.get_running_loop().sock_recv(client, 2) == b"hi"
+    acceptor.close()
+    assert opened[: len(rounds)] == rounds
+    for client in clients:
+        client.close()
+
+
 async def test_a_process_without_descriptors_accepts_again_later(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -16,8 +16,11 @@ from praetor_api.kube.runtime.clock import Clock
 __all__ = [
     "BACKLOG",
     "BATCH",
+    "FEW",
     "HANDSHAKE_S",
+    "LATE_S",
     "LOG_S",
+    "PAUSE_S",
     "RETRY_S",
     "Acceptor",
     "WhenFull",
@@ -28,6 +31,12 @@ BACKLOG = 4096
 """Connections that wait to be accepted: a fleet reconnects at once after a restart."""
 BATCH = 64
 """Connections accepted in one round of the loop, so that those that are open get their turn in a storm."""
+PAUSE_S = 0.01
+"""Between two rounds of accepting, in which it shows how late the loop is."""
+LATE_S, FEW = 0.25, 4
+"""A loop that is later than the first accepts no more than so many in a round. What is open is served before what would
+like to be: when a replica is lost, and its devices come to the others at once, each of them would else be answered so
+late that devices give up, also those that were there before, and try again, which is more work."""
 RETRY_S = 1.0
 """How long to accept nothing after the machine had no descriptor left."""
 LOG_S = 60.0
@@ -35,6 +44,8 @@ LOG_S = 60.0
 HANDSHAKE_S = 10.0
 """How long a TLS handshake may take, and its end; asyncio's default of 60 s lets idle clients hold memory."""
 
+_LEFT = frozenset({7, 8})
+"""States of Linux' TCP for a connection whose client ended it: CLOSE and CLOSE_WAIT."""
 _log = logging.getLogger(__name__)
 
 
@@ -96,6 +107,8 @@ class Acceptor:
         self._unlogged = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: asyncio.TimerHandle | None = None
+        self._pausing: asyncio.TimerHandle | None = None
+        self._is_late = False
 
     def __len__(self) -> int:
         """Return how many connections are open."""
@@ -110,15 +123,16 @@ class Acceptor:
         """Accept no more; handshakes end, and open connections stay."""
         if self._loop is not None:
             self._loop.remove_reader(self._listening)
-        if self._waiting is not None:
-            self._waiting.cancel()
-            self._waiting = None
+        for timer in (self._waiting, self._pausing):
+            if timer is not None:
+                timer.cancel()
+        self._waiting = self._pausing = None
         self._listening.close()
         for opening in self._opening:
             opening.cancel()
 
     def _accept(self) -> None:
-        for _ in range(BATCH):
+        for _ in range(FEW if self._is_late else BATCH):
             full = len(self._open) >= self._limit
             if full and self._when_full is WhenFull.REPLACE:
                 self._end_oldest()
@@ -127,7 +141,7 @@ class Acceptor:
             try:
                 accepted, _ = self._listening.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-                return
+                break
             except OSError as e:  # no descriptor, or no memory for one
                 self._log_refusal(f"cannot accept: {e.strerror}")
                 self._wait()
@@ -136,8 +150,22 @@ class Acceptor:
                 accepted.close()
                 self._refused()
                 self._log_refusal(f"{self._limit} are open, the limit")
+            elif self._is_late and _has_left(accepted):
+                accepted.close()
             else:
                 self._admit(accepted)
+        self._pause()
+
+    def _pause(self) -> None:
+        """Accept no more until what is open had its turn."""
+        assert self._loop is not None  # noqa: S101 - the reader of a loop called us
+        self._loop.remove_reader(self._listening)
+        self._pausing = self._loop.call_later(PAUSE_S, self._go_on, self._clock.monotonic() + PAUSE_S)
+
+    def _go_on(self, due: float) -> None:
+        self._pausing, self._is_late = None, self._clock.monotonic() - due > LATE_S
+        if self._waiting is None and self._loop is not None:
+            self._loop.add_reader(self._listening, self._accept)
 
     def _wait(self) -> None:
         """Accept no more until a connection was closed, or for a while."""
@@ -151,7 +179,8 @@ class Acceptor:
         if self._waiting is not None and self._loop is not None:
             self._waiting.cancel()
             self._waiting = None
-            self._loop.add_reader(self._listening, self._accept)
+            if self._pausing is None:
+                self._loop.add_reader(self._listening, self._accept)
 
     def _admit(self, accepted: socket.socket) -> None:
         connection = _Connection(accepted.family, accepted.type, accepted.proto, fileno=accepted.detach())
@@ -189,6 +218,12 @@ class Acceptor:
         if self._logged_at is None or now - self._logged_at >= LOG_S:
             _log.warning("connections refused: count=%d reason=%s", self._unlogged, why)
             self._logged_at, self._unlogged = now, 0
+
+
+def _has_left(accepted: socket.socket) -> bool:
+    """Return whether the client ended the connection while it waited to be accepted."""
+    known = getattr(socket, "TCP_INFO", None)
+    return known is not None and accepted.getsockopt(socket.IPPROTO_TCP, known, 1)[0] in _LEFT
 
 
 class _Connection(socket.socket):
