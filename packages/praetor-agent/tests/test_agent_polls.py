@@ -17,7 +17,7 @@ from praetor_agent.backends.container import Runtime
 from praetor_agent.backends.protocol import CALL_SECONDS, call
 from praetor_agent.clock import HANG_SECONDS, PROGRESS, Pulse, SystemClock, Waker
 from praetor_agent.core.model import ObservedDevice, Record
-from praetor_agent.core.polls import CUT_MEMORY_SECONDS, PollPath, poll_wait
+from praetor_agent.core.polls import CUT_MEMORY_SECONDS, PollPath, poll_retry, poll_wait
 from praetor_agent.core.report import ReportState
 from praetor_agent.errors import BackendError, UsageError
 from praetor_agent.link.client import Address, GatewayClient, Poll, PollAnswer
@@ -53,6 +53,25 @@ HELD = PollAnswer(interval=15)
 )
 def test_how_long_a_poll_is_held(interval: float, quiet: bool, configured: int | None, most: float, wait: int) -> None:
     assert poll_wait(interval, 0.0, quiet=quiet, configured=configured, most=most) == wait
+
+
+@pytest.mark.parametrize(
+    ("failures", "interval", "seconds"),
+    [
+        (0, 15, 0),
+        (1, 1, 2),
+        (2, 1, 4),
+        (1, 15, 3.75),
+        (3, 15, 15),
+        (1, 60, 15),
+        (3, 60, 60),
+        (9, 15, 60),
+        (1, 3600, 60),
+    ],
+)
+def test_within_how_many_seconds_a_failed_poll_is_tried_again(failures: int, interval: float, seconds: float) -> None:
+    assert poll_retry(failures, interval, 1.0) == seconds
+    assert poll_retry(failures, interval, 0.5) == seconds / 2
 
 
 def test_a_quiet_poll_comes_back_within_the_interval_and_a_fleet_does_not_poll_in_step() -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+from praetor_agent.core.backoff import full_jitter
 from praetor_api.backports import dataclass
 from praetor_api.protocol import HEARTBEAT_JITTER, MAX_WAIT_SECONDS
 
@@ -14,6 +15,10 @@ QUIET_WAIT_SECONDS = 25
 after 30 seconds."""
 LONG_WAIT_SECONDS = 50
 """How long any other poll is, and one whose gateway asks for fewer: a way that cuts it is known after two."""
+FIRST_RETRY_SECONDS, MOST_RETRY_SECONDS = 2.0, 60.0
+FIRST_RETRY_SHARE = 0.25
+"""Of the interval of heartbeats, within which a poll that failed is tried again first: a gateway that is lost had many
+devices, which all come to the others, and a fleet that is asked to be heard less often is a large one."""
 CUT_SECONDS = 10.0
 """A poll that fails earlier says nothing of the way, and none is asked to be shorter, for that overloads a gateway."""
 CUT_SHARE = 0.8
@@ -38,6 +43,17 @@ def poll_wait(interval: float, fraction: float, *, quiet: bool, configured: int 
     if quiet:
         wait = min(wait, interval * (1.0 - HEARTBEAT_JITTER * fraction))
     return max(1, math.ceil(min(wait, most, MAX_WAIT_SECONDS)))
+
+
+def poll_retry(failures: int, interval: float, fraction: float) -> float:
+    """Return the seconds to wait after so many *failures* of polls in a row.
+
+    Args:
+        interval: seconds between heartbeats.
+        fraction: random in [0, 1).
+    """
+    first = min(max(FIRST_RETRY_SECONDS, interval * FIRST_RETRY_SHARE), MOST_RETRY_SECONDS)
+    return full_jitter(failures, fraction, first=first, cap=MOST_RETRY_SECONDS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

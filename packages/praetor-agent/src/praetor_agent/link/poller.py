@@ -10,8 +10,7 @@ from threading import Event, Lock, Thread
 from typing import Protocol
 
 from praetor_agent.clock import Clock
-from praetor_agent.core.backoff import full_jitter
-from praetor_agent.core.polls import PollPath, poll_wait
+from praetor_agent.core.polls import FIRST_RETRY_SECONDS, MOST_RETRY_SECONDS, PollPath, poll_retry, poll_wait
 from praetor_agent.core.report import first_seq, heartbeat_delay
 from praetor_agent.errors import GatewayError
 from praetor_agent.link.client import GatewayClient, Poll, PollAnswer
@@ -50,8 +49,6 @@ class Inbox:
 
 log = logging.getLogger(__name__)
 
-BACKOFF_FIRST_SECONDS = 2.0
-BACKOFF_CAP_SECONDS = 60.0
 QUICK_SECONDS = 1.0
 """A gateway that answers 'unchanged' faster did not hold the poll; polling again at once would be a hot loop."""
 
@@ -154,10 +151,10 @@ class Poller:
         except GatewayError as e:
             now = self._clock.now()
             self._path = self._path.failed(wait, now - began, now)
-            return self._failed(e)
+            return self._failed(e, said.interval)
         except Exception:  # a bug must not end polling
             log.exception("poll crashed")
-            return BACKOFF_CAP_SECONDS
+            return MOST_RETRY_SECONDS
         if self._failures:
             log.info("gateway reached again")
             self._failures = 0
@@ -172,12 +169,12 @@ class Poller:
             return 0.0
         return heartbeat_delay(answer.interval or DEFAULT_HEARTBEAT_SECONDS, random.random())  # noqa: S311 - no secret
 
-    def _failed(self, error: GatewayError) -> float:
+    def _failed(self, error: GatewayError, interval: float) -> float:
         self._failures += 1
         level = logging.ERROR if error.unauthorized else logging.WARNING
         log.log(level, "cannot poll failures=%d reason=%s", self._failures, error)
         fraction = random.random()  # noqa: S311 - no secret
-        pause = full_jitter(self._failures, fraction, first=BACKOFF_FIRST_SECONDS, cap=BACKOFF_CAP_SECONDS)
+        pause = poll_retry(self._failures, interval, fraction)
         if error.unauthorized:
-            pause = max(pause, BACKOFF_FIRST_SECONDS)
+            pause = max(pause, FIRST_RETRY_SECONDS)
         return pause if error.retry_after is None else error.retry_after * (1.0 + 0.25 * fraction)

@@ -14,8 +14,7 @@ from typing import Any
 
 from praetor_agent.__about__ import __version__
 from praetor_agent.clock import Clock, rfc3339
-from praetor_agent.core.backoff import full_jitter
-from praetor_agent.core.polls import poll_wait
+from praetor_agent.core.polls import poll_retry, poll_wait
 from praetor_agent.core.report import ReportState, first_seq, heartbeat_delay, report
 from praetor_agent.errors import GatewayError
 from praetor_agent.simulate.faults import Faults
@@ -152,7 +151,7 @@ class SimulatedDevice:
             except (GatewayError, WireError) as e:
                 self._failures += 1
                 self._fleet.tally().failed(e)
-                pause = full_jitter(self._failures, self._fleet.random.random(), first=2.0)
+                pause = poll_retry(self._failures, self._reports.interval, self._fleet.random.random())
                 retry_after = e.retry_after if isinstance(e, GatewayError) else None
                 await asyncio.sleep(max(pause, retry_after or 0.0))
                 continue
