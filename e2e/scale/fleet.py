@@ -38,6 +38,7 @@ from praetor_gateway.http.server import RESERVED_FILES
 NAME, PROTOTYPE = "scale", "scale-device-0"
 GROUPS = 10
 WAVE = "0"
+MOST_HEARTBEAT_S = 60
 WRITES_PER_S = 25
 """How many specs the controller may write a second: each costs the gateways up to three statuses."""
 READY_S = 1800.0
@@ -85,6 +86,7 @@ class ScaledFleet:
         self._say = say
         self._certificate = write_certificate(workdir) if settings.tls else None
         served = [f"--server={settings.server}", f"--takeover-grace-seconds={settings.grace_s:.0f}"]
+        served.append(f"--max-heartbeat-seconds={max(MOST_HEARTBEAT_S, settings.heartbeat_s)}")
         if self._certificate is not None:
             served += [f"--tls-cert={self._certificate.served}", f"--tls-key={self._certificate.key}"]
         limits = (f"--qps={WRITES_PER_S}", f"--burst={WRITES_PER_S}")

@@ -21,6 +21,8 @@ STEADY_WRITES_PER_S = 2.0
 WAVE_WRITES_PER_S = 100.0
 QUIET_S = 6.0
 AWAIT_S = 3600.0  # the timeout of the run is shorter
+LOST_S = 5.0
+"""Until devices have said that their gateway is gone."""
 LOOK_S = 1.0
 """Between two looks at metrics, which cost the programs something."""
 
@@ -129,7 +131,9 @@ class Run:
         arbiter.program.kill()
         killed = time.monotonic()
         self._say(f"{arbiter.name}, which ran the failure detector, was killed with SIGKILL")
-        time.sleep(2.0)
+        time.sleep(LOST_S)
+        self._await(fleet.connected, count, "devices are connected")
+        again = time.monotonic()
         arbiter.program.start()
         arbiter.wait_ready(900)
         ready = time.monotonic()
@@ -139,9 +143,7 @@ class Run:
         after = fleet.disconnections()
         lost = after - (before if after >= counted else 0)
         limits = (Limit(what="devices called disconnected", value=max(0, lost), most=0),)
-        cut = [sample.at for sample in self._sampler.since(killed) if sample.connected < count]
-        again = max(cut, default=killed)
-        marks = {"SIGKILL": killed, "it is back": ready}
+        marks = {"SIGKILL": killed, "all connected": again, "it is back": ready}
         self._await_quiet()
         title = f"One of {len(fleet.stack.gateways)} gateways is killed"
         figures = {"seconds until all devices were connected again": again - killed}
