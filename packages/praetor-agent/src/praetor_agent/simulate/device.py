@@ -118,7 +118,7 @@ class SimulatedDevice:
         self._identity = Report(agent_version=__version__, boot_id=boot_id, facts=facts, revision=revision)
         self._reports = ReportState(base=first_seq(now), next_at=now)
         self._polls = first_seq(now)
-        self._quiet = self._resync = False
+        self._quiet = self._resync = self._introduced = False
         self._failures = 0  # of polls, in a row
 
     @property
@@ -145,7 +145,8 @@ class SimulatedDevice:
         while not self.silent:
             began = self._fleet.clock.now()
             try:
-                if self._failures or self._etag is None:
+                if not self._introduced:  # once, as an agent does
+                    self._introduced = True
                     await self._ask("POST", connect_path(self.name), "", b"", self._polling, TIMEOUT_SECONDS)
                 changed = await self._poll_once()
             except (GatewayError, WireError) as e:

@@ -34,6 +34,7 @@ from praetor_gateway.http.requests import (
     FEATURES,
     IF_NONE_MATCH,
     POLL,
+    PREFER,
     REPORTED,
     TOKEN,
     Bodies,
@@ -50,7 +51,8 @@ _JSON = (b"content-type", b"application/json")
 HELD = "praetor.held"
 """Set in the scope of a poll that was held."""
 RETRY_S, RETRY_SPREAD_S = 5, 10
-"""After how many seconds what is refused in an overload may come back, and over how many more that is spread."""
+"""After how many seconds what is refused in an overload may come back, and over how many more that is spread at least,
+over an interval of heartbeats else."""
 TOGETHER_S = 0.25
 """Polls that end within so many seconds are answered together, the later ones early. A gateway that wakes up for each
 of thousands of them does most of its work with cold caches, and so do the programs beside it."""
@@ -65,7 +67,7 @@ class DeviceApi:
 
     Every device is asked to be heard every *interval* seconds, and waits at most *max_wait_s* seconds in a poll.
     With *tls_terminated* a proxy before the gateway ends TLS, and plain connections come from it alone.
-    While *is_overloaded*, every other new request is refused; polls that are held stay held.
+    While *is_overloaded*, every other new request is refused, but no poll that may be held.
     It may send *rate_per_s* requests a second to each endpoint in the long run, by the seconds of *monotonic*.
     *count* is called with the route and status of each answer.
     """
@@ -184,7 +186,7 @@ class DeviceApi:
         if wait_s > 0:
             detail = "the device asks too often; wait as long as Retry-After says"
             raise Problem(HTTPStatus.TOO_MANY_REQUESTS, detail, headers={"retry-after": str(int(wait_s) + 1)})
-        if self._is_overloaded():
+        if PREFER not in head and self._is_overloaded():  # to hold a poll costs less than to have it sent again
             self._shed()
         return self._not_held(device), poll, access
 
@@ -192,7 +194,7 @@ class DeviceApi:
         """Raise Problem (503) for every other request; the device is known to live by now."""
         self._in_overload += 1
         if self._in_overload % 2:
-            wait_s = RETRY_S + self._in_overload // 2 % (RETRY_SPREAD_S + 1)
+            wait_s = RETRY_S + self._in_overload // 2 % (max(RETRY_SPREAD_S, self._interval()) + 1)
             detail = "the gateway is overloaded; wait as long as Retry-After says"
             raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers={"retry-after": str(wait_s)})
 
