@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 
 from e2e.bench.gateway.baseline import HELD_S
-from e2e.bench.gateway.throughput import baseline_server, etag, head_of, load, per_core_second, target
+from e2e.bench.gateway.throughput import etag, head_of, load, pairs, per_core_second, target
 from e2e.bench.measure.context import Context, progress
 from e2e.bench.measure.figures import Figure, at_least, median_figure, ratio_figure
 from e2e.bench.measure.fleet import DeployedFleet
@@ -34,14 +34,7 @@ def measure(context: Context) -> tuple[Figure, ...]:
         running.enter_context(stack.running(stack.controller))
         fleet = DeployedFleet(stack, context.size(2_000, 100), strategy="Recreate")
         fleet.apply(1)
-        servers = {}
-        for kind in DEVICES_PER_CORE:
-            gateway = stack.new_gateway(f"gateway-{kind}", f"--server={kind}")
-            running.callback(gateway.program.stop)
-            gateway.start()
-            bare = baseline_server(context, kind)
-            running.callback(bare.program.stop)
-            servers[kind] = gateway, bare
+        servers = pairs(context, stack, running)
         for gateway, _ in servers.values():
             etags = {name: etag(stack, gateway, name) for name in fleet.names}
         stack.controller.program.terminate()  # nothing changes any more

@@ -43,15 +43,21 @@ def measure(context: Context) -> tuple[Figure, ...]:
         flags = ("--device-rate=1000000",)  # few devices stand for many here
         stack = Stack(cluster, context.folder("stack"), StackSettings(heartbeat=HEARTBEAT_S, gateway_flags=flags))
         running.enter_context(stack.running())
-        servers = {}
-        for kind in LIKE_AN_EMPTY_ROUTE:
-            gateway = stack.new_gateway(f"gateway-{kind}", f"--server={kind}")
-            running.callback(gateway.program.stop)
-            gateway.start()
-            baseline = baseline_server(context, kind)
-            running.callback(baseline.program.stop)
-            servers[kind] = gateway, baseline
+        servers = pairs(context, stack, running)
         return _figures(context, asks(stack, [gateway for gateway, _ in servers.values()]), servers)
+
+
+def pairs(context: Context, stack: Stack, running: ExitStack) -> dict[ServerKind, tuple[Server, Server]]:
+    """Return, by the kind of its server, a gateway and the empty routes beside it, which run until *running* ends."""
+    servers = {}
+    for kind in LIKE_AN_EMPTY_ROUTE:
+        gateway = stack.new_gateway(f"gateway-{kind}", f"--server={kind}")
+        running.callback(gateway.program.stop)
+        gateway.start()
+        baseline = baseline_server(context, kind)
+        running.callback(baseline.program.stop)
+        servers[kind] = gateway, baseline
+    return servers
 
 
 def baseline_server(context: Context, kind: ServerKind = ServerKind.AUTO) -> Server:
