@@ -47,7 +47,7 @@ def _chart(chart: Chart) -> Iterable[str]:
     for share in (0, 0.25, 0.5, 0.75, 1):
         y, value = _y(top * share / 1.15, top), top * share / 1.15
         yield f'<path d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}" stroke="#d0d7de" stroke-width="0.5"/>'
-        yield _text(LEFT - 8, y + 4, f"{value:.3g}", "#59636e", anchor="end")
+        yield _text(LEFT - 8, y + 4, _label(value), "#59636e", anchor="end")
     for word, at in chart.marks.items():
         x = _x(at, chart.end)
         yield f'<path d="M{x:.1f} {TOP}V{HEIGHT - BOTTOM}" stroke="#59636e" stroke-dasharray="2 3"/>'
@@ -88,3 +88,8 @@ def _text(x: float, y: float, words: str, colour: str, *, anchor: str = "start",
         f'<text x="{x:.1f}" y="{y:.1f}" fill="{colour}" text-anchor="{anchor}" font-weight="{weight}">'
         f"{escape(words)}</text>"
     )
+
+
+def _label(value: float) -> str:
+    """Return *value* in three digits, as people write numbers: 99,900, not 9.99e+04."""
+    return f"{float(f'{value:.3g}'):,g}"
