@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from expansion_testing import by_the_rules
 from praetor_api.files import MAX_CONTENT
 from praetor_api.spec import Backend, EnvVar, Execution, ProcessSpec
 from praetor_api.values import (
-    EXPOSED,
+    INVALID,
     MAX_TEXT,
     MAX_TEXTS,
     MAX_VALUE,
@@ -25,12 +26,14 @@ from praetor_api.values import (
     Source,
     Unusable,
     Value,
+    env_fault,
     expanded,
     exposed_secret,
     lacks_an_object,
     references_of,
     resolve,
     started_with,
+    too_large,
 )
 from praetor_api.wire import read
 
@@ -219,10 +222,6 @@ def ref(name: str, path: str, **more: Any) -> dict[str, Any]:
         pytest.param([ref("A", "x", optional=True)], (Reference("A", "x", optional=True),), id="optional"),
         pytest.param([ref("A", "x", optional=False)], (Reference("A", "x"),), id="not-optional"),
         pytest.param([ref("A", "x") | {"value": ""}], (Reference("A", "x"),), id="empty-value-beside"),
-        pytest.param(
-            [ref("A", "x") | {"value": "y"}], (Reference("A", "A: value beside valueFrom"),), id="value-beside"
-        ),
-        pytest.param([{"name": "A", "valueFrom": {}}], (Reference("A", "None"),), id="no-source"),
         pytest.param([{"name": "A", "valueFrom": {"deviceFieldRef": 3}}, 3], (Reference("A", "None"),), id="nonsense"),
         pytest.param(None, (), id="no-env"),
     ],
@@ -231,6 +230,32 @@ def test_what_is_stored_has_references(env: Any, references: tuple[Reference, ..
     assert references_of({"execution": {"env": env}}) == references
     assert resolve(references, LEAF).missing == tuple(
         each.path for each in references if not each.optional and each.path != "metadata.name"
+    )
+
+
+@pytest.mark.parametrize(
+    ("variable", "said"),
+    [
+        pytest.param(ref("A", "x") | {"value": "y"}, "env[1] has a value and a valueFrom, of which", id="value-beside"),
+        pytest.param({"name": "A", "valueFrom": {}}, "env[1].valueFrom has no source that is known, and", id="none"),
+        pytest.param({"name": "A", "valueFrom": 3}, "env[1].valueFrom has no source that is known, and", id="nonsense"),
+        pytest.param({"name": "A", "valueFrom": {"podRef": {}}}, "env[1].valueFrom has no source that", id="unknown"),
+        pytest.param(
+            {"name": "A", "valueFrom": {"deviceFieldRef": {}, "secretKeyRef": {}}},
+            "env[1].valueFrom has several sources, and needs one; write one of deviceFieldRef, configMapKeyRef and",
+            id="several",
+        ),
+        pytest.param({"name": "A", "valueFrom": {"deviceFieldRef": {}, "secretKeyRef": None}}, "", id="null-beside"),
+        pytest.param({"name": "A", "value": "x", "valueFrom": None}, "", id="null"),
+    ],
+)
+def test_a_variable_of_two_sources_or_none_is_given_nothing(variable: dict[str, Any], said: str) -> None:
+    env = [ref("B", "metadata.name"), variable]
+    assert env_fault(env).startswith(f"execution.{said}" if said else "")
+    assert bool(env_fault(env)) is bool(said)
+    found = references_of({"execution": {"env": env}})
+    assert [each.source is not None and each.source.kind == INVALID for each in found] == (
+        [True] if said else [False] * len(found)
     )
 
 
@@ -350,9 +375,10 @@ def test_a_file_takes_what_no_variable_can_hold(value: Any, of_variable: str | N
 
 
 @pytest.mark.parametrize("file", [file_of("configMapKeyRef", content=""), file_of("secretKeyRef", configMapKeyRef={})])
-def test_a_file_of_two_sources_holds_its_process(file: dict[str, Any]) -> None:
-    found = resolve(references_of({"execution": {"files": [file]}}), LEAF, {LEVEL: "x"}.get)
-    assert found.missing == ("etc/a: several sources of a file",)
+def test_a_file_of_two_sources_is_given_nothing(file: dict[str, Any]) -> None:
+    (found,) = references_of({"execution": {"files": [file]}})
+    assert (found.file, found.source) == ("", Source(INVALID, found.path, ""))
+    assert found.path == "spec.execution.files: etc/a has several sources, and a file has one; leave the others out"
 
 
 def test_the_digest_covers_the_contents_of_files_with_its_key() -> None:
@@ -394,4 +420,22 @@ def test_a_secret_in_an_argument_is_found(env: list[Any], fields: dict[str, Any]
     found = exposed_secret(spec)
     assert found.startswith(f"spec.execution.{where} names the secret variable ") if where else found == ""
     kinds = {each.source.kind for each in references_of(spec) if each.source is not None}
-    assert kinds == ({EXPOSED} if where else {"secret"})
+    assert kinds == ({INVALID} if where else {"secret"})
+
+
+@pytest.mark.parametrize(
+    ("values", "files", "said"),
+    [
+        pytest.param({"A": "x" * MAX_TEXTS}, None, "", id="just-small-enough"),
+        pytest.param({"A": "x" * MAX_TEXTS, "B": "y"}, None, "TooLarge more than 1048576 characters", id="values"),
+        pytest.param({}, Contents({"a": b64encode(b"x" * MAX_CONTENT).decode()}), "", id="files-just-small-enough"),
+        pytest.param(
+            {},
+            Contents(dict.fromkeys("ab", b64encode(b"x" * 100_000).decode())),
+            "TooLarge files of more than 131072 bytes",
+            id="files",
+        ),
+    ],
+)
+def test_what_is_too_large_together_is_refused(values: dict[str, str], files: Contents | None, said: str) -> None:
+    assert too_large(Resolved(values, files=files)) == said

@@ -139,3 +139,30 @@ def test_a_secret_in_an_argument_is_a_fault_of_the_deployment() -> None:
     assert fault.startswith("spec.template.spec.execution.args[0] names the secret variable PASSWORD, and everyone")
     execution["expandVariables"] = False
     assert project_deployment(stored).fault == ""
+
+
+@pytest.mark.parametrize(
+    ("variable", "words"),
+    [
+        (ENV[0] | {"value": "x"}, "execution.env[0] has a value and a valueFrom, of which a variable has one"),
+        (
+            {"name": "A", "valueFrom": {"configMapKeyRef": {}, "secretKeyRef": {}}},
+            "execution.env[0].valueFrom has several sources, and needs one; write one of deviceFieldRef",
+        ),
+        ({"name": "A", "valueFrom": {}}, "execution.env[0].valueFrom has no source that is known, and needs one"),
+        (
+            {"name": "A", "valueFrom": {"deviceFieldRef": {"fieldPath": "metadata.annotations['a']"}}},
+            "execution.env[0].valueFrom.deviceFieldRef: fieldPath is metadata.name, metadata.namespace",
+        ),
+        ({"name": "A", "valueFrom": {"deviceFieldRef": {"fieldPath": "metadata.name"}}}, ""),
+    ],
+    ids=["value-beside", "several", "none", "no-field", "right"],
+)
+def test_a_variable_that_an_api_without_rules_lets_through_is_a_fault_of_the_deployment(
+    variable: dict[str, Any], words: str
+) -> None:
+    execution = {"backend": "process", "command": ["/a"], "env": [variable]}
+    spec = {"selector": {}, "template": {"spec": {"execution": execution}}}
+    fault = project_deployment({"metadata": {"name": "tel", "namespace": "lab", "uid": "u"}, "spec": spec}).fault
+    assert fault.startswith(f"spec.template.spec.{words}" if words else "")
+    assert bool(fault) is bool(words)

@@ -314,3 +314,30 @@ async def test_contents_just_small_enough_are_given() -> None:
         (read,) = read_desired({"items": [item], "deviceName": "leaf-1"}).items
         assert read.file_values is not None
         assert len(base64.b64decode(read.file_values[0].content)) == MAX_CONTENT - 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        pytest.param({"env": [ref("A") | {"value": "x"}]}, "spec.execution.env[0] has a value and a", id="value"),
+        pytest.param({"env": [{"name": "A", "valueFrom": {}}]}, "spec.execution.env[0].valueFrom has no", id="none"),
+        pytest.param(
+            {"files": [file_of("a") | {"content": "x"}]}, "spec.execution.files: a has several sources", id="file"
+        ),
+    ],
+)
+async def test_a_wrong_source_that_an_api_without_rules_lets_through_is_refused_with_what_to_write(
+    fields: dict[str, Any], said: str
+) -> None:
+    async with running_lab(references_namespaces=("lab",)) as lab:
+        await lab.kube.loosen(DEVICE_PROCESSES)
+        await lab.kube.create(CONFIG_MAPS, "lab", config_map(level="x"))
+        await lab.declare("leaf-1", execution=execution() | fields)
+        item = await item_of(lab)
+        assert "spec" not in item
+        seen = {"name": item["name"], "observedSpecHash": "sha256:older", "processStarted": True, "healthy": True}
+        await lab.client.post("/v1/devices/leaf-1/report", {"heartbeat": True, "observations": [seen]})
+        await lab.clock.advance(1)
+        message = held(lab)["message"]
+        assert message.startswith(f"ReferenceRefused(InvalidSpec {said}")
+        assert "): write one source for a variable or a file; and a Secret into no argument" in message

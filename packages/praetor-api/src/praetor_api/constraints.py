@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import field
@@ -10,7 +11,7 @@ from typing import Any
 
 from praetor_api.backports import dataclass
 
-__all__ = ["CelRule", "Constraint", "camel"]
+__all__ = ["CelRule", "Constraint", "camel", "matching"]
 
 _WORD = re.compile(r"_([a-z0-9])")
 
@@ -51,6 +52,14 @@ class Constraint:
     part_of: type | None = None
     schema: Mapping[str, Any] = field(default_factory=dict)
     rules: tuple[CelRule, ...] = ()
+
+
+def matching(pattern: str, message: str) -> CelRule:
+    """Return the rule that a text matches *pattern*, and what to write where it does not.
+
+    A Constraint has the pattern beside it, for API servers that know no rules: they show that alone.
+    """
+    return CelRule(expression=f"self.matches({json.dumps(pattern)})", message=message)
 
 
 def camel(name: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Optional
 
 from praetor_api.backports import StrEnum, dataclass
-from praetor_api.constraints import CelRule, Constraint
+from praetor_api.constraints import CelRule, Constraint, matching
 from praetor_api.keyrefs import FILE_REFERENCES_FEATURE, ConfigMapKeyRef, SecretKeyRef
 
 __all__ = [
@@ -47,6 +47,12 @@ _TOO_LONG = f"the files of a process may have {MAX_CONTENT} characters together;
 _SOURCES = ("content", "configMapKeyRef", "secretKeyRef")
 _IS_DOTS = re.compile(r"(^|/)[.][.]?(/|$)")
 _USER = r"[a-zA-Z0-9_][-.a-zA-Z0-9_$]*"
+_PATH = r"^/?[^/\x00-\x1f\x7f]+(/[^/\x00-\x1f\x7f]+)*$"
+_MODE = r"^0?[0-7]{3}$"
+_OWNER = rf"^{_USER}(:{_USER})?$"
+_NO_PATH = "is no path of a file; write one without //, a / at its end or control characters, such as etc/app.conf"
+_NO_MODE = 'is no mode; write permissions in octal and in quotes, such as "0640"'
+_NO_OWNER = "is no owner; write user or user:group, by names or numbers of the device, such as app:adm"
 
 
 class OnChange(StrEnum):
@@ -77,8 +83,8 @@ class File:
             "on the device, in a directory that is there and that its agent allows with --allow-file-root.",
             min_length=1,
             max_length=1024,
-            pattern=r"^/?[^/\x00-\x1f\x7f]+(/[^/\x00-\x1f\x7f]+)*$",
-            rules=(CelRule(expression="!self.matches('(^|/)[.][.]?(/|$)')", message=_DOTS),),
+            pattern=_PATH,
+            rules=(CelRule(expression="!self.matches('(^|/)[.][.]?(/|$)')", message=_DOTS), matching(_PATH, _NO_PATH)),
         ),
     ]
     content: Annotated[
@@ -105,7 +111,8 @@ class File:
             doc='Permissions in octal, in quotes, such as "0640". When unset "0644", and "0600" of a Secret, whose '
             "file is for its owner alone.",
             max_length=4,
-            pattern=r"^0?[0-7]{3}$",
+            pattern=_MODE,
+            rules=(matching(_MODE, _NO_MODE),),
         ),
     ] = None
     owner: Annotated[
@@ -113,7 +120,8 @@ class File:
         Constraint(
             doc="Owner, as user or user:group, by names or numbers of the device; the process's user when unset.",
             max_length=129,
-            pattern=rf"^{_USER}(:{_USER})?$",
+            pattern=_OWNER,
+            rules=(matching(_OWNER, _NO_OWNER),),
         ),
     ] = None
     on_change: Annotated[

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Optional
 
-from praetor_api.constraints import CelRule, Constraint
+from praetor_api.constraints import CelRule, Constraint, matching
 
 __all__ = [
     "FILE_REFERENCES_FEATURE",
@@ -29,6 +29,7 @@ of Secrets where its own user and the owner of the file alone may read them."""
 
 _OBJECT_NAME = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
 _KEY = r"^[-._a-zA-Z0-9]+$"
+_NO_KEY = "is no key of a ConfigMap or a Secret; write letters, digits, -, _ and ., such as tls.key"
 
 _Optional = Annotated[
     Optional[bool],
@@ -39,7 +40,16 @@ _Optional = Annotated[
 ]
 
 
-_Key = Annotated[str, Constraint(doc="Key in its data.", min_length=1, max_length=253, pattern=_KEY)]
+_Key = Annotated[
+    str,
+    Constraint(
+        doc="Key in its data.",
+        min_length=1,
+        max_length=253,
+        pattern=_KEY,
+        rules=(matching(_KEY, _NO_KEY),),
+    ),
+]
 
 
 def _name_of(kind: str) -> Constraint:
@@ -48,6 +58,12 @@ def _name_of(kind: str) -> Constraint:
         min_length=1,
         max_length=253,
         pattern=_OBJECT_NAME,
+        rules=(
+            matching(
+                _OBJECT_NAME,
+                f"is no name of a {kind}; write small letters, digits, - and ., such as telemetry-login",
+            ),
+        ),
     )
 
 

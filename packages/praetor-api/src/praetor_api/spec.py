@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Annotated, Optional, Union
 
 from praetor_api.backports import StrEnum, dataclass
-from praetor_api.constraints import CelRule, Constraint
+from praetor_api.constraints import CelRule, Constraint, matching
 from praetor_api.files import FILES_FEATURE, File
 from praetor_api.keyrefs import REFERENCES_FEATURE, SECRETS_FEATURE, ConfigMapKeyRef, SecretKeyRef
 
@@ -24,6 +24,7 @@ __all__ = [
     "QUANTITY_SCHEMA",
     "REBOOT_FEATURE",
     "VALUES_FEATURE",
+    "WRONG_FIELD",
     "Artifact",
     "ArtifactType",
     "Backend",
@@ -82,11 +83,29 @@ CONTAINER_ONLY = "execution.container needs execution.backend: container; write 
 LOCALHOST = "127.0.0.1"
 
 _PATH = r'^/[^,:"\x00-\x1f]*$'  # runtimes separate by these
+_NETWORK = r"^[a-zA-Z0-9][-_.a-zA-Z0-9]*$"
+_CAPABILITY = r"^[A-Z][A-Z0-9_]*$"
+_PERMISSIONS = r"^r?w?m?$"
+_VARIABLE = r"^[-._a-zA-Z][-._a-zA-Z0-9]*$"
+_USER = r"^[a-zA-Z0-9_][-.a-zA-Z0-9_$]*$"
+_NO_PATH = "is no path that a runtime takes; write an absolute one without comma, colon or quote, such as /run/app"
+_PATH_RULES = (matching(_PATH, _NO_PATH),)
+_NO_NETWORK = "is no name of a network; write host, none, or letters, digits, -, _ and ., such as br0"
+_NO_CAPABILITY = "is no capability; write it in capitals, without CAP_, such as NET_ADMIN"
+_NO_PERMISSIONS = "is no permission; write those that are needed of r, w and m, in this order, such as rw"
+_NO_VARIABLE = "is no name of a variable; write letters, digits, _, - and ., no digit first, such as LOG_LEVEL"
+_NO_USER = "is no user; write a name or a number of the device, such as app or 1000"
 FIELD_PATH = (
     r"metadata[.](name|namespace)|spec[.]managementAddress|"
     r"metadata[.]labels\['([-a-zA-Z0-9./_]+)'\]|status[.]facts\['([^']+)'\]"
 )
 """What `deviceFieldRef.fieldPath` may be, for CEL and Python alike."""
+
+WRONG_FIELD = (
+    "fieldPath is metadata.name, metadata.namespace, metadata.labels['key'], spec.managementAddress or "
+    "status.facts['key']; write one of them"
+)
+"""What is said of another one."""
 
 Word = Annotated[str, Constraint(max_length=4096)]
 Port = Annotated[int, Constraint(doc="Port to connect to.", minimum=1, maximum=65535)]
@@ -196,8 +215,7 @@ class DeviceFieldRef:
             rules=(
                 CelRule(
                     expression='self.matches("^(' + FIELD_PATH.replace("\\", "\\\\") + ')$")',
-                    message="fieldPath is metadata.name, metadata.namespace, metadata.labels['key'], "
-                    "spec.managementAddress or status.facts['key']; write one of them",
+                    message=WRONG_FIELD,
                 ),
             ),
         ),
@@ -236,7 +254,13 @@ class EnvVar:
 
     name: Annotated[
         str,
-        Constraint(doc="Name of the variable.", min_length=1, max_length=253, pattern=r"^[-._a-zA-Z][-._a-zA-Z0-9]*$"),
+        Constraint(
+            doc="Name of the variable.",
+            min_length=1,
+            max_length=253,
+            pattern=_VARIABLE,
+            rules=(matching(_VARIABLE, _NO_VARIABLE),),
+        ),
     ]
     value: Annotated[
         str,
@@ -287,9 +311,12 @@ HostPath = Annotated[
         doc="Absolute path on the device, which must exist and be allowed there.",
         max_length=1024,
         pattern=_PATH,
+        rules=_PATH_RULES,
     ),
 ]
-Capability = Annotated[str, Constraint(max_length=64, pattern=r"^[A-Z][A-Z0-9_]*$")]
+Capability = Annotated[
+    str, Constraint(max_length=64, pattern=_CAPABILITY, rules=(matching(_CAPABILITY, _NO_CAPABILITY),))
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -298,7 +325,10 @@ class ContainerVolume:
 
     host_path: HostPath
     mount_path: Annotated[
-        str, Constraint(doc="Absolute path at which the container sees it.", max_length=1024, pattern=_PATH)
+        str,
+        Constraint(
+            doc="Absolute path at which the container sees it.", max_length=1024, pattern=_PATH, rules=_PATH_RULES
+        ),
     ]
     read_only: Annotated[bool, Constraint(doc="Whether the container may only read it.")] = False
 
@@ -311,7 +341,10 @@ class ContainerDevice:
     mount_path: Annotated[
         Optional[str],
         Constraint(
-            doc="Absolute path at which the container sees it; the hostPath when unset.", max_length=1024, pattern=_PATH
+            doc="Absolute path at which the container sees it; the hostPath when unset.",
+            max_length=1024,
+            pattern=_PATH,
+            rules=_PATH_RULES,
         ),
     ] = None
     permissions: Annotated[
@@ -320,7 +353,8 @@ class ContainerDevice:
             doc="What it may do: r to read, w to write, m to make nodes.",
             min_length=1,
             max_length=3,
-            pattern=r"^r?w?m?$",
+            pattern=_PERMISSIONS,
+            rules=(matching(_PERMISSIONS, _NO_PERMISSIONS),),
         ),
     ] = "rw"
 
@@ -356,7 +390,8 @@ class Container:
         Constraint(
             doc="Network of the container: host, none, or another of the runtime's, which needs --allow-networks.",
             max_length=64,
-            pattern=r"^[a-zA-Z0-9][-_.a-zA-Z0-9]*$",
+            pattern=_NETWORK,
+            rules=(matching(_NETWORK, _NO_NETWORK),),
         ),
     ] = "host"
     privileged: Annotated[
@@ -422,7 +457,8 @@ class Execution:
         Constraint(
             doc="User to run as, by name or number; the agent's own user when unset.",
             max_length=64,
-            pattern=r"^[a-zA-Z0-9_][-.a-zA-Z0-9_$]*$",
+            pattern=_USER,
+            rules=(matching(_USER, _NO_USER),),
         ),
     ] = None
     resources: Annotated[Optional[Resources], Constraint(doc="Upper limits; none when unset.")] = None

@@ -23,7 +23,7 @@ __all__ = [
     "ABSENT",
     "CONFIG_MAP",
     "DIGEST_DIGITS",
-    "EXPOSED",
+    "INVALID",
     "MAX_TEXT",
     "MAX_TEXTS",
     "MAX_VALUE",
@@ -39,6 +39,7 @@ __all__ = [
     "Value",
     "approved_sources",
     "content_digest",
+    "env_fault",
     "expanded",
     "exposed_secret",
     "lacks_an_object",
@@ -50,6 +51,8 @@ __all__ = [
     "resolve",
     "restarts",
     "started_with",
+    "too_large",
+    "variables_in",
     "with_approved",
 ]
 
@@ -64,9 +67,11 @@ DIGEST_DIGITS = 32
 MAX_VALUE = 32_768
 """Longest value of a reference, in characters: as long as one that stands in the spec."""
 
-CONFIG_MAP, SECRET, EXPOSED = "configmap", "secret", "exposed"
-"""Kinds of sources; EXPOSED stands for the references of a spec that would show a Secret, which its name says."""
+CONFIG_MAP, SECRET, INVALID = "configmap", "secret", "invalid"
+"""Kinds of sources; INVALID stands for the references of a spec that says one of them wrongly, or would show a Secret:
+what is wrong is the name."""
 _KEY_REFS = {"configMapKeyRef": CONFIG_MAP, "secretKeyRef": SECRET}
+_DEVICE_REF = "deviceFieldRef"
 
 _REFERENCE = re.compile(r"\$(?:\$|\(([^)]*)\))")
 _FIELD_PATH = re.compile(FIELD_PATH)
@@ -196,21 +201,53 @@ def _digest(text: bytes, key: bytes) -> str:
 def references_of(spec: Mapping[str, Any]) -> tuple[Reference, ...]:
     """Return the references in *spec*, a process spec as it is stored; CRDs without CEL let anything be stored.
 
-    Of a spec that would show a Secret in its arguments it is one reference alone, to an EXPOSED source.
+    Of a spec that refers to something wrongly, or would show a Secret in its arguments, it is one reference alone, to
+    an INVALID source.
     """
     execution = spec.get("execution")
     said = execution if isinstance(execution, Mapping) else {}
+    files = tuple(_objects(said.get("files")))
+    if why := env_fault(said.get("env")) or next(filter(None, map(_sources_fault, files)), ""):
+        return _invalid(f"spec.{why}")
     found = (
         *(_reference(each) for each in _objects(said.get("env")) if each.get("valueFrom") is not None),
-        *(
-            _file_reference(each)
-            for each in _objects(said.get("files"))
-            if any(each.get(kind) is not None for kind in _KEY_REFS)
-        ),
+        *(_file_reference(each) for each in files if any(each.get(kind) is not None for kind in _KEY_REFS)),
     )
     if any(each.source is not None and each.source.kind == SECRET for each in found) and (why := exposed_secret(spec)):
-        return (Reference("", why, source=Source(EXPOSED, why, "")),)
+        return _invalid(why)
     return found
+
+
+def _invalid(why: str) -> tuple[Reference, ...]:
+    return (Reference("", why, source=Source(INVALID, why, "")),)
+
+
+def env_fault(env: object) -> str:
+    """Return what is wrong with the sources of variables in *env*, as it is stored, and what to write; empty if
+    nothing is.
+
+    These are the rules of the CRD, for an API server that checks none. The text after the first comma is the remedy.
+    """
+    for index, variable in enumerate(env if isinstance(env, (list, tuple)) else ()):
+        said = variable.get("valueFrom") if isinstance(variable, Mapping) else None
+        if said is None:
+            continue
+        where = f"execution.env[{index}]"
+        if variable.get("value"):
+            return f"{where} has a value and a valueFrom, of which a variable has one; leave one of them out"
+        given = [name for name, ref in said.items() if ref is not None] if isinstance(said, Mapping) else []
+        if len(given) != 1 or given[0] not in (_DEVICE_REF, *_KEY_REFS):
+            count = "several sources" if len(given) > 1 else "no source that is known"
+            known = " and ".join(_KEY_REFS)
+            return f"{where}.valueFrom has {count}, and needs one; write one of {_DEVICE_REF}, {known}"
+    return ""
+
+
+def _sources_fault(file: Mapping[str, Any]) -> str:
+    given = [kind for kind in _KEY_REFS if file.get(kind) is not None]
+    if len(given) > 1 or (given and file.get("content") is not None):
+        return f"execution.files: {file.get('path')} has several sources, and a file has one; leave the others out"
+    return ""
 
 
 def _objects(said: object) -> Iterator[Mapping[str, Any]]:
@@ -231,12 +268,12 @@ def exposed_secret(spec: Mapping[str, Any]) -> str:
         if not isinstance(variable, Mapping):
             continue
         source = variable.get("valueFrom")
-        named = set(_named(variable.get("value"))) if source is None else set()
+        named = set(variables_in(variable.get("value"))) if source is None else set()
         if named & secret or (isinstance(source, Mapping) and source.get("secretKeyRef") is not None):
             secret.add(str(variable.get("name")))
     for field_name in ("command", "args"):
         for index, word in enumerate(execution.get(field_name) or ()):
-            for name in _named(word):
+            for name in variables_in(word):
                 if name in secret:
                     return (
                         f"spec.execution.{field_name}[{index}] names the secret variable {name}, and everyone on the "
@@ -245,8 +282,8 @@ def exposed_secret(spec: Mapping[str, Any]) -> str:
     return ""
 
 
-def _named(text: object) -> Iterator[str]:
-    """Yield the names of the variables that *text* refers to."""
+def variables_in(text: object) -> Iterator[str]:
+    """Yield the names of the variables that *text* refers to by `$(NAME)`."""
     if isinstance(text, str) and "$(" in text:
         for match in _REFERENCE.finditer(text, 0, text.rfind(")") + 1):
             if match.group(1) is not None:
@@ -257,26 +294,20 @@ def _reference(variable: Mapping[str, Any]) -> Reference:
     said = variable["valueFrom"]
     given = {name: ref for name, ref in said.items() if ref is not None} if isinstance(said, Mapping) else {}
     name = str(variable.get("name"))
-    if variable.get("value"):
-        return Reference(name, f"{name}: value beside valueFrom")  # no device has a field of that name
-    if len(given) > 1:
-        return Reference(name, f"{name}: several sources in valueFrom")
     kind, ref = next(iter(given.items()), ("", None))
     ref = ref if isinstance(ref, Mapping) else {}
     optional = ref.get("optional") is True
     if kind in _KEY_REFS:
         source = _source(kind, ref)
         return Reference(name, str(source), optional, source)
-    return Reference(name, str(ref.get("fieldPath") if kind == "deviceFieldRef" else None), optional)
+    return Reference(name, str(ref.get("fieldPath") if kind == _DEVICE_REF else None), optional)
 
 
 def _file_reference(file: Mapping[str, Any]) -> Reference:
-    path, given = str(file.get("path")), [kind for kind in _KEY_REFS if file.get(kind) is not None]
-    if len(given) > 1 or file.get("content") is not None:
-        return Reference("", f"{path}: several sources of a file", file=path)  # no device has a field of that name
-    ref = file[given[0]]
+    path, kind = str(file.get("path")), next(kind for kind in _KEY_REFS if file.get(kind) is not None)
+    ref = file[kind]
     ref = ref if isinstance(ref, Mapping) else {}
-    source = _source(given[0], ref)
+    source = _source(kind, ref)
     approved = file.get("approved") if restarts(file) else None
     return Reference("", str(source), ref.get("optional") is True, source, path, str(approved or ""))
 
@@ -373,6 +404,15 @@ def resolve(
             values[reference.variable] = value
     contents = None if files is None else Contents(files)
     return Resolved(values, tuple(dict.fromkeys(missing)), files=contents, kept=tuple(kept))
+
+
+def too_large(found: Resolved) -> str:
+    """Return why *found*, of ConfigMaps and Secrets, is given to no process; empty if it may be."""
+    if sum(map(len, found.values.values())) > MAX_TEXTS:
+        return f"TooLarge more than {MAX_TEXTS} characters"
+    if found.files is not None and found.files.size > MAX_CONTENT:
+        return f"TooLarge files of more than {MAX_CONTENT} bytes"
+    return ""
 
 
 def _text(value: Value) -> str | Unusable:

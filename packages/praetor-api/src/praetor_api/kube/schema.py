@@ -79,11 +79,12 @@ def _with_patterns(part: Any) -> Any:
     if not isinstance(part, dict):
         return part
     found = {name: _with_patterns(value) for name, value in part.items()}
-    (rule, *_) = found.get("x-kubernetes-validations") or [{"rule": ""}]
-    if rule["rule"].startswith(_MATCHES):
-        del found["x-kubernetes-validations"]
-        found["pattern"] = json.loads(rule["rule"].removeprefix(_MATCHES).removesuffix(")"))
-    return found
+    rules = found.get("x-kubernetes-validations") or []
+    matched = [each["rule"] for each in rules if each["rule"].startswith(_MATCHES)]
+    if matched:
+        found["x-kubernetes-validations"] = [each for each in rules if each["rule"] not in matched]
+        found["pattern"] = json.loads(matched[0].removeprefix(_MATCHES).removesuffix(")"))
+    return {name: value for name, value in found.items() if (name, value) != ("x-kubernetes-validations", [])}
 
 
 def _fields(cls: type) -> list[tuple[str, Any]]:

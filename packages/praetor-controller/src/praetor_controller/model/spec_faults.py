@@ -4,14 +4,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from praetor_api.files import files_fault
-from praetor_api.spec import CONTAINER_ONLY, ONE_CHECK, ArtifactType, Backend, Reboot
-from praetor_api.values import exposed_secret
+from praetor_api.spec import CONTAINER_ONLY, FIELD_PATH, ONE_CHECK, WRONG_FIELD, ArtifactType, Backend, Reboot
+from praetor_api.values import env_fault, exposed_secret
 
 _DIGEST = re.compile(r"@sha256:[0-9a-f]{64}$")
+_FIELD = re.compile(FIELD_PATH)
 
 
 def process_fault(process: Mapping[str, Any]) -> str:
@@ -21,6 +22,8 @@ def process_fault(process: Mapping[str, Any]) -> str:
         return f"execution.container: {CONTAINER_ONLY}"
     wrong = files_fault(execution.get("files") or ())
     if wrong is not None:
+        return wrong
+    if wrong := env_fault(execution.get("env")) or _field_fault(execution.get("env") or ()):
         return wrong
     if exposed := exposed_secret(process):
         return exposed.removeprefix("spec.")
@@ -37,6 +40,15 @@ def process_fault(process: Mapping[str, Any]) -> str:
             return f"{path}: {program!r} is relative, and there is no artifact; write an absolute path"
     if artifact is not None and str(execution.get("workingDir") or "").split("/")[0] == "..":
         return "execution.workingDir: leads out of the artifact; write an absolute path, or one inside"
+    return ""
+
+
+def _field_fault(env: Iterable[Mapping[str, Any]]) -> str:
+    """Return which variable of *env*, as it is stored, refers to what is no field of a device; empty if none does."""
+    for index, variable in enumerate(env):
+        ref = (variable.get("valueFrom") or {}).get("deviceFieldRef")
+        if ref is not None and not _FIELD.fullmatch(str(ref.get("fieldPath"))):
+            return f"execution.env[{index}].valueFrom.deviceFieldRef: {WRONG_FIELD}"
     return ""
 
 

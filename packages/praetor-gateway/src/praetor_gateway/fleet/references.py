@@ -14,13 +14,11 @@ from typing import Any
 
 from attrs import define, field, frozen
 
-from praetor_api.files import MAX_CONTENT
 from praetor_api.kube.client.resource import Key
 from praetor_api.kube.delivered import DELIVERED, KINDS
 from praetor_api.values import (
     ABSENT,
-    EXPOSED,
-    MAX_TEXTS,
+    INVALID,
     SECRET,
     DeviceFields,
     Reference,
@@ -28,6 +26,7 @@ from praetor_api.values import (
     Source,
     Value,
     content_digest,
+    too_large,
 )
 from praetor_api.values import resolve as resolve_references
 from praetor_gateway.fleet.rows import CachedProcess
@@ -253,17 +252,15 @@ class ReferenceStore:
 
         read = partial(self._read, namespace)
         found = resolve_references(references, _IN_NO_DEVICE, read, is_approved)
-        if sum(map(len, found.values.values())) > MAX_TEXTS:
-            return Resolved({}, refused=f"{Refusal.TOO_LARGE.value} more than {MAX_TEXTS} characters")
-        if found.files is not None and found.files.size > MAX_CONTENT:
-            return Resolved({}, refused=f"{Refusal.TOO_LARGE.value} files of more than {MAX_CONTENT} bytes")
+        if refused := too_large(found):
+            return Resolved({}, refused=refused)
         key = self._keys[0] if template.secret else b""
         return Resolved(found.values, found.missing, key=key, files=found.files, kept=found.kept)
 
     def _refusal(self, template: _Template) -> str:
         namespace = template.namespace
         for source in template.sources:
-            if source.kind == EXPOSED:
+            if source.kind == INVALID:
                 return f"{Refusal.INVALID_SPEC.value} {source.name.partition(',')[0]}"
         if namespace not in self.namespaces:
             return f"{Refusal.NOT_ENABLED.value} in {namespace}"

@@ -46,7 +46,8 @@ _REMEDIES: Mapping[str, str] = {
     "--references-namespace",
     Refusal.NOT_READABLE.value: "apply deploy/components/references in that namespace",
     Refusal.TOO_LARGE.value: "refer to less",
-    Refusal.INVALID_SPEC.value: "everyone on the device can read arguments; have the program read its environment",
+    Refusal.INVALID_SPEC.value: "write one source for a variable or a file; and a Secret into no argument, which "
+    "everyone on the device can read: have the program read its environment",
     Refusal.PLAIN_TEXT.value: "Secrets are given over TLS only; start the gateway with --tls-cert, or with "
     "--tls-terminated behind a proxy that ends TLS",
     Refusal.SHARED_TOKEN.value: "Secrets are given to a device with a token of its own; give it one, see praetorctl "
