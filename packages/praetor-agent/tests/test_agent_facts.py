@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from agent_testing import FakeClock, FakeGateway
+from praetor_agent.core.allowances import Allowances
 from praetor_agent.core.model import ObservedDevice
 from praetor_agent.link.client import Address, GatewayClient
-from praetor_agent.link.facts import GIB, MIB, Facts, fixed_facts, size_words, step_of
+from praetor_agent.link.facts import GIB, MAX_FACT, MIB, Facts, allowance_facts, fixed_facts, size_words, step_of
 from praetor_agent.link.poller import Inbox
 from praetor_agent.link.reporter import FACTS_SECONDS, Reporter
 from praetor_api.protocol import Report
@@ -100,3 +101,31 @@ def test_the_reporter_reads_the_facts_again_after_a_while_only() -> None:
 
 def test_the_free_space_of_a_missing_file_system_is_left_out(tmp_path: Path) -> None:
     assert "diskFree" not in Facts(tmp_path / "none").read()
+
+
+def test_what_flags_allow_is_reported_and_what_they_do_not_name_is_left_out() -> None:
+    assert allowance_facts() == {"agent.fileRoots": "none"}
+    allowances = Allowances(
+        volumes=("/run/app", "/srv"),
+        devices=("/dev/i2c-1",),
+        capabilities=frozenset({"SYS_TIME", "NET_ADMIN"}),
+        networks=frozenset({"br1", "br0"}),
+        privileged=True,
+    )
+    assert allowance_facts(allowances, ("/etc/app", "/run")) == {
+        "agent.fileRoots": "/etc/app,/run",
+        "agent.volumes": "/run/app,/srv",
+        "agent.devices": "/dev/i2c-1",
+        "agent.capabilities": "NET_ADMIN,SYS_TIME",
+        "agent.networks": "br0,br1",
+        "agent.privileged": "true",
+    }
+
+
+@pytest.mark.parametrize("count", [1, 3, 100])
+def test_a_list_that_is_longer_than_a_fact_says_so(tmp_path: Path, count: int) -> None:
+    roots = tuple(f"/{number}{'x' * 300 if count == 1 else 'x' * 125}" for number in range(count))
+    facts = Facts(tmp_path, allowed=allowance_facts(file_roots=roots)).read()
+    listed = facts["agent.fileRoots"].split(",")
+    assert len(facts["agent.fileRoots"]) <= MAX_FACT
+    assert (listed[:-1], listed[-1]) == ([*roots[: len(listed) - 1]], "…")

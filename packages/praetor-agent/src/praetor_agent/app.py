@@ -19,7 +19,7 @@ from praetor_agent.clock import Pulse, SystemClock, Waker
 from praetor_agent.files.store import FileStore
 from praetor_agent.host import Backends, Host
 from praetor_agent.link.client import GatewayClient, address_of
-from praetor_agent.link.facts import Facts
+from praetor_agent.link.facts import Facts, allowance_facts
 from praetor_agent.link.poller import Inbox, Poller
 from praetor_agent.link.reporter import Reporter
 from praetor_agent.loop import Dependencies, Loop
@@ -84,7 +84,8 @@ def _build(settings: RunSettings, waker: Waker) -> tuple[Poller, Reporter, Loop]
     address = address_of(settings, _promotion())
     splay = settings.start_splay * random.random()  # noqa: S311 - no secret
     identity = Report(agent_version=__version__, boot_id=boot_id)
-    facts = Facts(settings.state_dir).read
+    allowed = allowance_facts(settings.allowances, settings.file_roots)
+    facts = Facts(settings.state_dir, allowed=allowed).read
     pulse = Pulse(clock, waker.wake)
     reporter = Reporter(
         GatewayClient(address),

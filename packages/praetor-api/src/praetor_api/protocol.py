@@ -24,6 +24,7 @@ from praetor_api.wire import Fault, WireError, clean_text, read, wire_fields
 
 __all__ = [
     "AGENT_FEATURES",
+    "AND_MORE",
     "DEFAULT_HEARTBEAT_SECONDS",
     "DEFAULT_STALE_MULTIPLIER",
     "FEATURES_HEADER",
@@ -32,10 +33,12 @@ __all__ = [
     "MAX_BODY_BYTES",
     "MAX_OBSERVATIONS",
     "MAX_WAIT_SECONDS",
+    "NOTHING_ALLOWED",
     "POLL_HEADER",
     "REPORTED_HEADER",
     "RESYNC_HEADER",
     "TOKEN_HEADER",
+    "AllowanceFact",
     "ArtifactReason",
     "Desired",
     "DesiredItem",
@@ -98,6 +101,11 @@ AGENT_FEATURES = frozenset(
 )
 """The features that an agent of this version knows."""
 
+NOTHING_ALLOWED = "none"
+"""The value of an AllowanceFact that names nothing."""
+AND_MORE = "…"
+"""The last word of an AllowanceFact that names more than a fact can hold."""
+
 _MAX_NAME = 253
 _TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
@@ -108,6 +116,20 @@ Revision = Annotated[Optional[int], Constraint(minimum=0, maximum=2**63 - 1)]
 Facts = Annotated[
     Optional[Mapping[str, Annotated[str, Constraint(max_length=256, truncate=True)]]], Constraint(max_items=32)
 ]
+
+
+class AllowanceFact(StrEnum):
+    """Facts by which an agent says what its flags `--allow-…` name: paths or names, separated by commas.
+
+    An agent that says FILE_ROOTS says all of them: it allows nothing of a kind that it leaves out.
+    """
+
+    FILE_ROOTS = "agent.fileRoots"
+    VOLUMES = "agent.volumes"
+    DEVICES = "agent.devices"
+    CAPABILITIES = "agent.capabilities"
+    NETWORKS = "agent.networks"
+    PRIVILEGED = "agent.privileged"
 
 
 class ArtifactReason(StrEnum):

@@ -5,13 +5,16 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
+from praetor_agent.core.allowances import NOTHING, Allowances
 from praetor_agent.state import read_text
-from praetor_api.protocol import AGENT_FEATURES
+from praetor_api.protocol import AGENT_FEATURES, AND_MORE, NOTHING_ALLOWED, AllowanceFact
 
 MIB, GIB = 2**20, 2**30
+MAX_FACT = 256
+"""Characters of a fact."""
 SLACK = 0.1
 """How far beyond its step, as a share of it, a number must be before the step changes."""
 
@@ -19,19 +22,19 @@ _NO_NAME = ("", "none", "unknown", "not specified", "default string", "system pr
 
 
 class Facts:
-    """The facts of this device; *disk* is a directory on the reported file system."""
+    """The facts of this device; *disk* is a directory on the reported file system, and *allowed* what flags allow."""
 
-    def __init__(self, disk: Path, root: Path = Path("/")) -> None:
+    def __init__(self, disk: Path, root: Path = Path("/"), allowed: Mapping[str, str] | None = None) -> None:
         self._disk = disk
-        self._fixed = fixed_facts(root)
+        self._fixed = fixed_facts(root) | dict(allowed or {})
         self._step: int | None = None
 
     def read(self) -> Mapping[str, str]:
-        """Return the facts as they are now, each at most 256 characters long."""
+        """Return the facts as they are now, each at most MAX_FACT characters long."""
         free = free_bytes(self._disk)
         self._step = None if free is None else step_of(free, self._step)
         found = self._fixed | ({} if self._step is None else {"diskFree": size_words(self._step)})
-        return {key: value[:256] for key, value in found.items()}
+        return {key: value[:MAX_FACT] for key, value in found.items()}
 
 
 def fixed_facts(root: Path) -> dict[str, str]:
@@ -53,6 +56,28 @@ def fixed_facts(root: Path) -> dict[str, str]:
         "agentRejected": _text(Path(os.environ.get("PRAETOR_AGENT_ROOT", "/nowhere"), "rejected")),
     }
     return {key: value for key, value in found.items() if value}
+
+
+def allowance_facts(allowances: Allowances = NOTHING, file_roots: Collection[str] = ()) -> dict[str, str]:
+    """Return what the agent lets processes have of the device, so that others can say what it will refuse."""
+    said: Mapping[AllowanceFact, Collection[str]] = {
+        AllowanceFact.FILE_ROOTS: file_roots or (NOTHING_ALLOWED,),
+        AllowanceFact.VOLUMES: allowances.volumes,
+        AllowanceFact.DEVICES: allowances.devices,
+        AllowanceFact.CAPABILITIES: sorted(allowances.capabilities),
+        AllowanceFact.NETWORKS: sorted(allowances.networks),
+        AllowanceFact.PRIVILEGED: ("true",) if allowances.privileged else (),
+    }
+    return {fact.value: _listed(names) for fact, names in said.items() if names}
+
+
+def _listed(names: Collection[str]) -> str:
+    """Return *names* in one fact; those that it cannot hold are AND_MORE."""
+    text = ",".join(names)
+    if len(text) <= MAX_FACT:
+        return text
+    head, comma, _ = text[: MAX_FACT - 1].rpartition(",")
+    return f"{head}{comma}{AND_MORE}"
 
 
 def free_bytes(path: Path) -> int | None:
