@@ -3,8 +3,15 @@
 
 from __future__ import annotations
 
-from e2e.stack.kube import DEPLOYMENTS, PROCESSES, Kube, condition, conditions
+import pytest
+import yaml
+
+from e2e.demo.playground import BLOCK
+from e2e.release.build import ROOT
+from e2e.stack.ctl import Ctl
+from e2e.stack.kube import DEPLOYMENTS, PROCESSES, SWITCHES, Kube, condition, conditions
 from e2e.stack.manifests import deployment
+from e2e.stack.stack import Stack
 from e2e.stack.waiting import eventually
 from e2e.suite.fleet import AgentFleet
 from e2e.suite.readiness import await_ready
@@ -86,3 +93,24 @@ def test_a_device_without_the_value_keeps_the_old_version_until_it_has_it(fleet:
         lambda new: new not in (None, pid) and "--rack=r1" in argv_of(new),
         what="the device runs the new version with its value",
     )
+
+
+ADDED = ("PATH", "PRAETOR_PROCESS_DIR", "PRAETOR_PROCESS_UID")
+"""What the backend process adds to the environment."""
+
+
+@pytest.mark.parametrize("words", ["--id=$(SWITCH)", "--tag=$(UNKNOWN)"], ids=["values", "variables"])
+def test_the_examples_of_the_page_run_as_render_says(fleet: AgentFleet, kube: Kube, stack: Stack, words: str) -> None:
+    blocks = BLOCK.findall((ROOT / "docs" / "values.md").read_text("utf-8"))
+    (text,) = (text for language, text in blocks if language == "yaml" and words in text)
+    spec = yaml.safe_load(text)["spec"]["template"]["spec"]
+    program = ["/bin/sh", "-c", "sleep infinity & wait", "telemetryd"]  # there is no such program, nor systemd
+    spec["execution"] |= {"backend": "process", "command": program}
+    (device,) = fleet.add(labels={"role": "leaf", "rack": "r7"})
+    kube.patch(SWITCHES, device, {"spec": {"managementAddress": "192.0.2.7"}})
+    kube.apply(deployment("telemetry", spec))
+    pid = await_ready(kube, [device])[device]["status"]["pid"]
+    said = Ctl(stack.cluster.kubeconfig, kube.namespace).read("render", "telemetry", device)
+    assert argv_of(pid) == (*said["command"], *said["args"])
+    environment = environment_of(pid)
+    assert {name: value for name, value in environment.items() if name not in ADDED} == said["env"]

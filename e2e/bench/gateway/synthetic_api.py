@@ -97,9 +97,7 @@ class SyntheticApi:
         """Raise NotFound: objects are only listed."""
         raise NotFound(404, "NotFound", f"{key} is not there")
 
-    async def create(
-        self, resource: Resource, namespace: str, body: Mapping[str, Any], *, field_manager: str | None = None
-    ) -> dict[str, Any]:
+    async def create(self, resource: Resource, namespace: str, body: Mapping[str, Any], **_: Any) -> dict[str, Any]:
         """Accept it."""
         return {**body, "metadata": {**body["metadata"], "uid": "made", "resourceVersion": "1"}}
 

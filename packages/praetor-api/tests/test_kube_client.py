@@ -174,6 +174,16 @@ async def test_a_dry_run_marks_every_write(tmp_path: Path) -> None:
     assert ["dryRun=All" in path for _, path, _ in recorder.asked] == [True, True, True, False]
 
 
+async def test_a_strict_write_asks_for_the_refusal_of_unknown_fields(tmp_path: Path) -> None:
+    recorder = Recorder(ok)
+    async with client_of(recorder, tmp_path) as client:
+        for strict in (True, False):
+            await client.create(DEVICE_PROCESSES, "lab", {"spec": {}}, strict=strict)
+            await client.patch(DEVICE_PROCESSES, KEY, {"spec": {}}, strict=strict)
+    assert ["fieldValidation=Strict" in path for _, path, _ in recorder.asked] == [True, True, False, False]
+    assert ["fieldValidation" in path for _, path, _ in recorder.asked] == [True, True, False, False]
+
+
 async def test_bodies_are_spelled_as_the_apiserver_spells_them(tmp_path: Path) -> None:
     texts: list[str] = []
 

@@ -50,7 +50,7 @@ class LabKube(InProcessKube):
 
     def rehearsal(self) -> LabKube:
         """Return a client of a copy: it answers writes, and the objects stay as they are."""
-        return LabKube(self._clock, plane=ControlPlane(clock=self._clock, bookmark_s=0, origin=self.plane))
+        return type(self)(self._clock, plane=ControlPlane(clock=self._clock, bookmark_s=0, origin=self.plane))
 
 
 class Lab:

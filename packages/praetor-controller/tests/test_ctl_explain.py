@@ -125,6 +125,7 @@ def test_programs_read_the_reasons_of_a_device(lab: Lab) -> None:
         "running": "",
         "wanted": "",
         "overrides": [],
+        "valuesOutdated": False,
     }
 
 
@@ -145,7 +146,8 @@ def test_a_process_of_no_deployment_is_explained_by_what_was_reported_of_it(lab:
     assert lab.run("explain", "own").output == said
     assert lab.run("explain", "new").output == "new: on leaf-1, of no deployment: its device has not reported it\n"
     data = json.loads(lab.run("explain", "own", "-o", "json").output)
-    assert data == {"process": "own", "device": "leaf-1", "connected": False, "reported": "Failed, Exited"}
+    said_of_it = {"process": "own", "device": "leaf-1", "connected": False, "reported": "Failed, Exited"}
+    assert data == said_of_it | {"valuesOutdated": False}
 
 
 def test_the_revision_that_a_device_went_back_to_is_shown_beside_the_one_that_it_was_offered(lab: Lab) -> None:
@@ -323,3 +325,39 @@ def test_a_name_that_two_kinds_have_is_the_switch_unless_the_kind_is_given(lab: 
     lab.put(DEVICES[DeviceKind.DPU], "leaf-1", spec={})
     assert "tel" in lab.run("explain", "leaf-1").output
     assert lab.run("explain", "DPU/leaf-1").output == "DPU/leaf-1: no deployment selects it\n"
+
+
+OUTDATED = {"type": "ValuesOutdated", "status": "True", "reason": "ValuesChanged", "lastTransitionTime": LONG_AGO}
+
+
+def with_condition(lab: Lab, process: str, condition: dict[str, str]) -> None:
+    conditions = lab.stored(DEVICE_PROCESSES, process)["status"].get("conditions") or []
+    lab.patch(DEVICE_PROCESSES, process, "status", status={"conditions": [*conditions, condition]})
+
+
+def test_older_values_are_told_of_a_device_and_a_deployment_with_what_applies_the_present_ones(lab: Lab) -> None:
+    with_condition(lab, "tel-leaf-2", OUTDATED)
+    with_condition(lab, "tel-leaf-3", OUTDATED | {"status": "False", "reason": "ValuesCurrent"})
+    for subject in ("leaf-2", "tel-leaf-2"):
+        assert lab.run("explain", subject).output.splitlines()[-2:] == [
+            "    ValuesOutdated: it runs with older values, until its process starts again",
+            "    praetorctl rollout restart tel",
+        ]
+    assert "ValuesOutdated" not in lab.run("explain", "leaf-3").output
+    assert lab.run("explain", "tel").output.splitlines()[-3:] == [
+        "ValuesOutdated: 1 device: runs with older values, until its process starts again",
+        "    leaf-2",
+        "    praetorctl rollout restart tel",
+    ]
+    assert json.loads(lab.run("explain", "tel", "-o", "json").output)["valuesOutdated"] == ["leaf-2"]
+    (found,) = json.loads(lab.run("explain", "leaf-2", "-o", "json").output)["deployments"]
+    assert found["valuesOutdated"] is True
+
+
+def test_older_values_of_a_process_of_no_deployment_are_told_with_what_applies_the_present_ones(lab: Lab) -> None:
+    ref = {"kind": "NetworkSwitch", "name": "leaf-1", "namespace": NAMESPACE}
+    lab.put(DEVICE_PROCESSES, "own", spec={**OLD, "deviceRef": ref}, status={"conditions": [OUTDATED]})
+    assert lab.run("explain", "own").output.splitlines()[1] == (
+        "    ValuesOutdated: it runs with older values, until its process starts again: raise spec.restartedAt"
+    )
+    assert json.loads(lab.run("explain", "own", "-o", "json").output)["valuesOutdated"] is True

@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 
 from controller_testing import START, device, process, snapshot
 from ctl_testing import NAMESPACE, NEW, OLD, Lab, LabKube, connected, owned_by
+from kubeplane import Response
+from praetor_api.kube.client.api import Query
 from praetor_api.kube.client.errors import Forbidden
 from praetor_api.kube.client.resource import (
     CONFIG_MAPS,
@@ -23,6 +25,7 @@ from praetor_api.kube.client.resource import (
     DEVICE_PROCESS_DEPLOYMENTS,
     DEVICE_PROCESSES,
     Key,
+    Resource,
 )
 from praetor_controller.ctl.commands.plan import deployments_in
 from praetor_controller.ctl.errors import BadInput
@@ -535,3 +538,186 @@ def test_files_that_change_are_listed_without_their_contents() -> None:
     assert changed["moved"]["source"] == "secret/conf key a"
     fresh = {**manifest(with_files({"path": "a", "content": ""})), "metadata": {"name": "other"}}
     assert forecast(lab, fresh)["files"][0]["change"] == "is new: mode 0644, from content (0 bytes), onChange Restart"
+
+
+class OlderKube(LabKube):
+    """An API before Kubernetes 1.25: it does not know that it was asked to be strict."""
+
+    async def _exchange(self, method: str, path: str, query: Query, *rest: Any) -> Response:
+        known = {name: value for name, value in query.items() if name != "fieldValidation"}
+        return await super()._exchange(method, path, known, *rest)
+
+
+def changed(*path: str | int, to: Any) -> dict[str, Any]:
+    """Return a manifest with a file that has the value *to* at *path*."""
+    body = manifest(with_files({"path": "a", "content": "x"}))
+    part: Any = body
+    for each in path[:-1]:
+        part = part[each]
+    part[path[-1]] = to
+    return body
+
+
+FILE = ("spec", "template", "spec", "execution", "files", 0)
+
+
+@pytest.mark.parametrize("kube", [LabKube, OlderKube], ids=["strict", "older-api"])
+@pytest.mark.parametrize("name", ["tel", "new"], ids=["existing", "new"])
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        pytest.param(
+            changed(*FILE, "onchange", to="Signal"),
+            "spec.template.spec.execution.files[0].onchange: is no field of the API; write onChange",
+            id="case",
+        ),
+        pytest.param(
+            changed("spec", "updateStrategy", "rollingUpdate", "maxUnavailabel", to=1),
+            "spec.updateStrategy.rollingUpdate.maxUnavailabel: is no field of the API; write maxUnavailable",
+            id="letters",
+        ),
+        pytest.param(
+            changed("spec", "template", "spec", "args", to=["x"]),
+            "spec.template.spec.args: is no field of the API; fields there are artifact, confirm, execution, ",
+            id="place",
+        ),
+        pytest.param(
+            changed("spec", "selector", "match.labels", to={}),
+            "spec.selector.match.labels: is no field of the API; write matchLabels",
+            id="a-dot-in-the-name",
+        ),
+    ],
+)
+def test_a_field_that_the_api_does_not_know_is_named_with_what_was_meant(
+    kube: type[LabKube], name: str, body: dict[str, Any], said: str
+) -> None:
+    lab = lab_of(1)
+    lab.kube = kube(lab.clock, plane=lab.kube.plane)
+    result = plan(lab, body | {"metadata": {"name": name}})
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"Error: -f: {name}: {said}")
+    assert len(result.stderr) < 500  # and not the object, which a strict API repeats
+
+
+def test_every_unknown_field_is_named_and_what_is_beside_the_spec_too() -> None:
+    lab = lab_of(1)
+    body = changed(*FILE, "Mode", to="0600")
+    body["spec"]["pause"] = True
+    two = plan(lab, body).stderr
+    assert "files[0].Mode: is no field of the API; write mode" in two
+    assert "spec.pause: is no field of the API; write paused" in two
+    assert "specs: is no field of the API; write spec" in plan(lab, changed("specs", to={})).stderr
+
+
+@pytest.mark.parametrize("kube", [LabKube, OlderKube])
+def test_a_field_that_is_newer_than_the_cluster_names_what_to_apply(kube: type[LabKube]) -> None:
+    lab = lab_of(1)
+    definition = Resource(
+        "apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False
+    )
+    key = Key("", "deviceprocessdeployments.azure.com")
+    versions = lab.kube.objects(definition)[key]["spec"]["versions"]
+    del versions[0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["overrides"]
+    lab.kube = kube(lab.clock, plane=lab.kube.plane)
+    asyncio.run(lab.kube.patch(definition, key, {"spec": {"versions": versions}}))
+    said = plan(lab, changed("spec", "overrides", to=[])).stderr
+    assert "spec.overrides: this cluster's API does not know it yet; apply the CRDs of this release first" in said
+
+
+def test_nothing_is_called_unknown_that_an_api_fills_in_or_takes_as_absent() -> None:
+    lab = lab_of(1)
+    body = changed(*FILE, "owner", to=None) | {"status": {"numberReady": 1}}
+    for name in ("tel", "new"):
+        named = body | {"metadata": {"name": name, "labels": {"any": "thing"}}}
+        assert plan(lab, named).exit_code == 0
+
+
+def test_contents_that_no_device_would_be_given_together_are_warned_of() -> None:
+    files = [{"path": key, "configMapKeyRef": {"name": "conf", "key": key}} for key in ("a", "b")]
+    lab = lab_of(1)
+    lab.put(CONFIG_MAPS, "conf", {"labels": {"azure.com/deliver": "true"}}, data=dict.fromkeys("ab", "x" * 100_000))
+    warned = forecast(lab, manifest(with_files(*files)))["warnings"]
+    assert [each.partition(": no device")[0] for each in warned] == [
+        "ReferenceRefused(TooLarge files of more than 131072 bytes): spec.template.spec.execution.files"
+    ]
+
+
+def test_variables_that_stay_as_they_are_are_warned_of() -> None:
+    env = [{"name": "A", "value": "$(B)"}, {"name": "B", "value": "x"}]
+    template = {"execution": {**NEW["execution"], "env": env, "expandVariables": True}}
+    warned = forecast(lab_of(1), manifest(template))["warnings"]
+    assert warned == [
+        "spec.template.spec.execution: the variable A refers to B, which stands after it, so that $(B) stays as it is; "
+        "put B before A"
+    ]
+
+
+def test_what_devices_would_refuse_is_warned_of_with_their_names() -> None:
+    facts = {"features": "files.v1", "agent.fileRoots": "none"}
+    refusing = {"status": {"conditions": [connected()], "facts": facts}}
+    knows_nothing = {"status": {"conditions": [connected()], "facts": {"features": "files.v1"}}}
+    lab = lab_of(3, leaf_0=refusing, leaf_1=knows_nothing, leaf_2=refusing)
+    warned = forecast(lab, manifest(with_files({"path": "/etc/a", "content": "x"})))["warnings"]
+    assert [each.partition(" is in no")[0] for each in warned] == [
+        "NotAllowed(2): leaf-0, leaf-2: execution.files[0].path: /etc/a"
+    ]
+
+
+def in_env(**source: Any) -> dict[str, Any]:
+    return {"execution": {**NEW["execution"], "env": [{"name": "A", "valueFrom": source}]}}
+
+
+def in_container(**container: Any) -> dict[str, Any]:
+    execution = {"backend": "container", "container": container}
+    return {"artifact": {"type": "oci", "url": f"r.example/x@sha256:{'0' * 64}"}, "execution": execution}
+
+
+NO_RULES = "customresourcedefinitions"
+
+
+def without_rules(lab: Lab) -> None:
+    """Let the API be one that knows patterns and no rules in CEL."""
+    definition = Resource("apiextensions.k8s.io", "v1", NO_RULES, "CustomResourceDefinition", namespaced=False)
+    key = Key("", "deviceprocessdeployments.azure.com")
+    versions = [plain(each) for each in lab.kube.objects(definition)[key]["spec"]["versions"]]
+    asyncio.run(lab.kube.patch(definition, key, {"spec": {"versions": versions}}))
+
+
+def plain(part: Any) -> Any:
+    if isinstance(part, dict):
+        return {name: plain(value) for name, value in part.items() if name != "x-kubernetes-validations"}
+    return [plain(each) for each in part] if isinstance(part, list) else part
+
+
+@pytest.mark.parametrize("rules", [True, False], ids=["rules", "patterns-alone"])
+@pytest.mark.parametrize(
+    ("template", "field", "words"),
+    [
+        (in_env(configMapKeyRef={"name": "A_b", "key": "a"}), "name", "write small letters, digits, - and ."),
+        (in_env(secretKeyRef={"name": "a", "key": "a b"}), "key", "write letters, digits, -, _ and ., such as tls.key"),
+        (with_files({"path": "a//b", "content": ""}), "path", "write one without //, a / at its end"),
+        (with_files({"path": "a/", "content": ""}), "path", "write one without //, a / at its end"),
+        (with_files({"path": "a", "content": "", "mode": "rw"}), "mode", "write permissions in octal and in quotes"),
+        (with_files({"path": "a", "content": "", "owner": "a b"}), "owner", "write user or user:group, by names"),
+        (in_container(volumes=[{"hostPath": "run", "mountPath": "/run"}]), "hostPath", "write an absolute one without"),
+        (in_container(volumes=[{"hostPath": "/a:b", "mountPath": "/a"}]), "hostPath", "write an absolute one without"),
+        (in_container(capabilities={"add": ["net_admin"]}), "add", "write it in capitals, without CAP_"),
+        (in_container(network="a b"), "network", "write host, none, or letters, digits, -, _ and ."),
+        (in_container(devices=[{"hostPath": "/a", "permissions": "x"}]), "permissions", "of r, w and m, in this order"),
+        ({"execution": {**NEW["execution"], "env": [{"name": "1A"}]}}, "name", "no digit first, such as LOG_LEVEL"),
+        ({"execution": {**NEW["execution"], "user": "a b"}}, "user", "write a name or a number of the device"),
+    ],
+)
+def test_a_value_of_another_form_is_refused_with_what_to_write(
+    template: dict[str, Any], field: str, words: str, rules: bool
+) -> None:
+    lab = lab_of(1, 0)
+    if not rules:
+        without_rules(lab)
+    for place in (manifest(template), manifest(overrides=[{"selector": {"matchLabels": {"a": "b"}}, **template}])):
+        if "artifact" in template and "overrides" in place["spec"]:
+            place["spec"]["overrides"][0].pop("artifact")
+        result = plan(lab, place)
+        assert result.exit_code == 1
+        assert field in result.stderr
+        assert words in result.stderr

@@ -12,6 +12,7 @@ import yaml
 from ctl_testing import Lab
 from praetor_api.kube.client.errors import Forbidden
 from praetor_api.kube.client.resource import CONFIG_MAPS, DEVICES, SECRETS
+from praetor_api.protocol import AGENT_FEATURES
 from praetor_api.spec import DeviceKind
 
 ESCAPE = "\x1b[31mred"
@@ -42,7 +43,7 @@ def lab_with(execution: dict[str, Any]) -> Lab:
     lab.deployment(
         "tel", spec={"selector": {"matchLabels": {"rack": "r1"}}, "template": {"spec": {"execution": execution}}}
     )
-    facts = {"facts": {"os": ESCAPE}}
+    facts = {"facts": {"os": ESCAPE, "features": ",".join(sorted(AGENT_FEATURES))}}
     lab.switch("leaf-1", {"rack": "r1"}, spec={"managementAddress": "192.0.2.7"}, status=facts)
     lab.switch("leaf-2", {"role": "leaf"})
     return lab
@@ -96,7 +97,7 @@ def test_files_are_shown_with_their_size() -> None:
     ran = lab_with(execution).run("render", "tel", "leaf-1")
     assert ran.exit_code == 0, ran.output
     shown = yaml.safe_load(ran.stdout)
-    assert shown["args"] == args  # the path is the device's
+    assert shown["args"] == ["<PRAETOR_FILES>/etc/a.conf"]  # the path is the device's
     assert shown["files"] == [
         {"path": "etc/a.conf", "mode": "0644", "onChange": "Signal", "signal": "SIGHUP", "bytes": 3, "content": "é\n"},
         {"path": "/etc/app/b", "mode": "0600", "owner": "app:adm", "bytes": 8, "content": ESCAPE},
@@ -200,3 +201,89 @@ def test_a_file_that_is_no_text_is_shown_in_base64_and_one_that_may_not_be_read_
     ran = lab.run("render", "tel", "leaf-1", "-o", "json")
     named = {"path": "a", "mode": "0644", "from": "configmap/conf key a"}
     assert json.loads(ran.stdout)["files"] == [{**named, "bytes": 2, "contentBase64": "/wA="}]
+
+
+def test_a_secret_in_an_argument_is_said_to_be_refused() -> None:
+    password = {"name": "PASSWORD", "valueFrom": {"secretKeyRef": {"name": "login", "key": "password"}}}
+    execution = {"backend": "process", "command": ["/opt/tel"], "args": ["$(PASSWORD)"], "env": [password]}
+    ran = lab_with(execution | {"expandVariables": True}).run("render", "tel", "leaf-1")
+    assert (ran.exit_code, ran.stdout) == (1, "")
+    assert "tel: spec.template.spec.execution.args[0] names the secret variable PASSWORD, and everyone" in ran.stderr
+    assert "leaf-1 keeps what it runs" in ran.stderr
+    assert "ReferenceMissing" not in ran.stderr
+
+
+def test_files_that_are_too_large_together_are_refused_as_by_the_gateway() -> None:
+    files = [{"path": key, "configMapKeyRef": {"name": "conf", "key": key}} for key in ("a", "b")]
+    lab = lab_with({"backend": "process", "command": ["/opt/x"], "files": files})
+    lab.put(CONFIG_MAPS, "conf", {"labels": {"azure.com/deliver": "true"}}, data=dict.fromkeys("ab", "x" * 100_000))
+    ran = lab.run("render", "tel", "leaf-1")
+    assert (ran.exit_code, ran.stdout) == (1, "")
+    assert "ReferenceRefused(TooLarge files of more than 131072 bytes): leaf-1 keeps what it runs" in ran.stderr
+
+
+def requiring(version: str, files: list[dict[str, Any]], facts: dict[str, str] | None) -> Lab:
+    lab = Lab()
+    execution = {"backend": "process", "command": ["/opt/x"], "files": files}
+    requirement = {"fact": "os.version", "operator": "Ge", "values": [version]}
+    template = {"spec": {"execution": execution}}
+    lab.deployment("tel", spec={"selector": {}, "template": template, "requirements": [requirement]})
+    lab.switch("leaf-1", {}, **({"status": {"facts": facts}} if facts is not None else {}))
+    return lab
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        pytest.param(None, ["FactsNotReported(its agent has reported no facts)"], id="no-facts"),
+        pytest.param({"os.version": "12", "features": "files.v1"}, [], id="fits"),
+        pytest.param(
+            {"os.version": "11", "features": "probes.v1", "agent.fileRoots": "none"},
+            [
+                "RequirementNotMet(os.version 11 < 12)",
+                "AgentTooOld(files.v1)",
+                "NotAllowed: execution.files[0].path: /etc/a is in no directory that is allowed there",
+            ],
+            id="nothing-fits",
+        ),
+    ],
+)
+def test_why_the_device_would_not_take_it_is_warned_of(facts: dict[str, str] | None, said: list[str]) -> None:
+    ran = requiring("12", [{"path": "/etc/a", "content": "x"}], facts).run("render", "tel", "leaf-1")
+    assert ran.exit_code == 0
+    lines = ran.stderr.splitlines()
+    assert len(lines) == len(said)
+    for line, words in zip(lines, said, strict=True):
+        assert line.startswith(words)
+        assert line.endswith("; leaf-1 keeps what it runs, and shown is what it would get")
+
+
+def test_a_variable_that_stays_as_it_is_is_warned_of() -> None:
+    env = [{"name": "A", "value": "$(B)"}, {"name": "B", "value": "$(A)"}]
+    execution = {"backend": "process", "command": ["/opt/x"], "env": env, "expandVariables": True}
+    ran = lab_with(execution).run("render", "tel", "leaf-1", "-o", "json")
+    assert json.loads(ran.stdout)["env"] == {"A": "$(B)", "B": "$(B)"}
+    assert "tel: spec.template.spec.execution: the variable A and the variable B refer to each other" in ran.stderr
+
+
+def test_what_is_not_known_before_is_named_in_one_line() -> None:
+    password = {"name": "PASSWORD", "valueFrom": {"secretKeyRef": {"name": "login", "key": "password"}}}
+    of_config_map = lab_with(REFERS)
+    of_config_map.put(CONFIG_MAPS, "settings", {"labels": {"azure.com/deliver": "true"}}, data={"level": "debug"})
+    ran = of_config_map.run("render", "tel", "leaf-1")
+    assert ran.stderr == "not known here: whether the gateway may read in lab (NotEnabled, NotReadable)\n"
+    ran = lab_with({"backend": "process", "command": ["/opt/tel"], "env": [password]}).run("render", "tel", "leaf-1")
+    assert ran.stderr == (
+        "not known here: whether the gateway may read in lab (NotEnabled, NotReadable), how large Secrets are, and "
+        "whether leaf-1 has a token of its own and TLS (SharedToken, PlainText)\n"
+    )
+
+
+def test_the_directory_of_own_files_is_a_named_placeholder() -> None:
+    execution = {"backend": "process", "command": ["/opt/x"], "args": ["$(PRAETOR_FILES)"], "expandVariables": True}
+    own, elsewhere = ({"path": path, "content": "x"} for path in ("a", "/etc/a"))
+    shown = json.loads(lab_with(execution | {"files": [own]}).run("render", "tel", "leaf-1", "-o", "json").stdout)
+    assert (shown["args"], shown["env"]) == (["<PRAETOR_FILES>"], {"PRAETOR_FILES": "<PRAETOR_FILES>"})
+    ran = lab_with(execution | {"files": [elsewhere]}).run("render", "tel", "leaf-1", "-o", "json")
+    assert (json.loads(ran.stdout)["args"], json.loads(ran.stdout)["env"]) == (["$(PRAETOR_FILES)"], {})
+    assert "args[0] refers to PRAETOR_FILES, which env does not have" in ran.stderr

@@ -66,10 +66,10 @@ class ControllerClient(InProcessKube):
             yield event
 
     async def create(
-        self, resource: Resource, namespace: str, body: Mapping[str, Any], *, field_manager: str | None = None
+        self, resource: Resource, namespace: str, body: Mapping[str, Any], **options: Any
     ) -> dict[str, Any]:
         dying = await self._live()
-        made = await super().create(resource, namespace, body, field_manager=field_manager)
+        made = await super().create(resource, namespace, body, **options)
         self._on_write(resource, None, made, None)
         return await self._answer(made, dying=dying)
 

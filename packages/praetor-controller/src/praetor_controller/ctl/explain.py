@@ -9,6 +9,7 @@ from typing import Any
 
 from attrs import evolve, frozen
 
+from praetor_api.conditions import ConditionType
 from praetor_controller.ctl.errors import CommandFailed
 from praetor_controller.ctl.inventory import Inventory
 from praetor_controller.ctl.output import (
@@ -16,6 +17,7 @@ from praetor_controller.ctl.output import (
     counted,
     fitted_lines,
     for_people,
+    names_of,
     painted,
     screen_width,
     structured,
@@ -83,6 +85,9 @@ _COLOURS = {
 }
 
 _FOREIGN = "spec.deviceRef names another namespace, so nothing runs it; name a device of the process's own"
+_RESTART = "praetorctl rollout restart {}"
+_MEANING_OLDER = "runs with older values, until its process starts again"
+_OLDER = f"{ConditionType.VALUES_OUTDATED}: it {_MEANING_OLDER}"
 
 
 def command_for(code: ReasonCode, deployment: str) -> list[str]:
@@ -92,11 +97,15 @@ def command_for(code: ReasonCode, deployment: str) -> list[str]:
 
 @frozen(kw_only=True)
 class Explanation:
-    """A deployment and its plan now. *fresh*: the controller has observed its present spec."""
+    """A deployment and its plan now. *fresh*: the controller has observed its present spec.
+
+    *outdated* are devices whose process runs with older values than it would be started with.
+    """
 
     deployment: DeploymentRow
     plan: Plan
     fresh: bool
+    outdated: Sequence[str] = ()
 
 
 def explain_deployment(inventory: Inventory, name: str, now: datetime) -> Explanation:
@@ -113,7 +122,9 @@ def explain_deployment(inventory: Inventory, name: str, now: datetime) -> Explan
         for device, reason in planned.reasons.items()
     }
     planned = evolve(planned, reasons=reasons)
-    return Explanation(deployment=deployment, plan=planned, fresh=observed >= deployment.generation)
+    outdated = sorted(row.device for row in inventory.processes_of(deployment) if row.name in inventory.outdated)
+    fresh = observed >= deployment.generation
+    return Explanation(deployment=deployment, plan=planned, fresh=fresh, outdated=outdated)
 
 
 def deployment_text(explanation: Explanation, output: str, max_devices: int) -> str:
@@ -141,6 +152,10 @@ def deployment_text(explanation: Explanation, output: str, max_devices: int) -> 
         rest = [f"and {len(devices) - max_devices} more"] if len(devices) > max_devices else []
         lines.append("    " + ", ".join([*shown, *rest]))
         lines += command_for(code, name)
+    if explanation.outdated:
+        count = counted(len(explanation.outdated), "device")
+        lines.append(f"{ConditionType.VALUES_OUTDATED}: {count}: {_MEANING_OLDER}")
+        lines += [f"    {names_of(explanation.outdated)}", f"    {_RESTART.format(name)}"]
     return fitted_lines(lines, output)
 
 
@@ -182,6 +197,7 @@ def _deployment_data(explanation: Explanation) -> dict[str, Any]:
             }
             for code, devices in by_reason(_all_reasons(explanation.plan)).items()
         ],
+        "valuesOutdated": [*explanation.outdated],
     }
 
 
@@ -190,7 +206,8 @@ class DeviceReason:
     """The reason of a device with one deployment; *process* and *revision* are empty when it has none.
 
     *revision* is what it was offered last, *running* what it runs, which is empty when that is not known. *overrides*
-    are those of the deployment that apply to the device.
+    are those of the deployment that apply to the device. *outdated*: its process runs with older values than it would
+    be started with.
     """
 
     deployment: str
@@ -200,6 +217,7 @@ class DeviceReason:
     running: str
     wanted: str
     overrides: Sequence[str] = ()
+    outdated: bool = False
 
 
 def explain_device(inventory: Inventory, name: str, now: datetime, deployment: str | None = None) -> list[DeviceReason]:
@@ -225,6 +243,7 @@ def _device_reason(inventory: Inventory, deployment: DeploymentRow, device: str,
         running=inventory.running_revision(process) if process else "",
         wanted=deployment.template.revision,
         overrides=[f"{PATH}[{each}]" for each in deployment.template.applying(inventory.devices[device].labels)],
+        outdated=process is not None and process.name in inventory.outdated,
     )
 
 
@@ -259,6 +278,8 @@ def device_text(device: str, found: Sequence[DeviceReason], output: str, refused
         sentences.append(f"{each.deployment}: {MEANINGS[each.reason.code]}{detail}")
         sentences += command_for(each.reason.code, each.deployment)
         sentences += [f"    it gets the template with {' and '.join(each.overrides)}"] if each.overrides else []
+        if each.outdated:
+            sentences += [f"    {_OLDER}", f"    {_RESTART.format(each.deployment)}"]
     text = [fitted_lines(lines, output)] if lines else []
     shown = table(columns, rows, width=screen_width(output))
     return "\n".join([*text, shown, fitted_lines(sentences, output)])
@@ -266,13 +287,15 @@ def device_text(device: str, found: Sequence[DeviceReason], output: str, refused
 
 def process_text(inventory: Inventory, process: ProcessRow, output: str, owner: str = "no deployment") -> str:
     """Return what is printed about a process of its own, or of a deployment that has no reason for its device."""
-    found = inventory.reported.get(process.name)
+    found, outdated = inventory.reported.get(process.name), process.name in inventory.outdated
     if not for_people(output):
         data = {"process": process.name, "device": process.device, "connected": process.connected}
-        return structured(data | {"reported": found.words if found else None}, output)
+        return structured(data | {"reported": found.words if found else None, "valuesOutdated": outdated}, output)
     said = found.words if found else "its device has not reported it"
     lost = "; its agent is not connected" if process.connected is False else ""
-    return fitted_lines([f"{process.name}: on {process.device}, of {owner}: {said}{lost}"], output)
+    lines = [f"{process.name}: on {process.device}, of {owner}: {said}{lost}"]
+    lines += [f"    {_OLDER}: raise spec.restartedAt"] if outdated else []
+    return fitted_lines(lines, output)
 
 
 def undeclared_text(rows: Sequence[ProcessRow], absent: Mapping[str, str], output: str) -> str:
@@ -310,4 +333,5 @@ def _device_data(each: DeviceReason) -> dict[str, Any]:
         "running": each.running,
         "wanted": each.wanted,
         "overrides": [*each.overrides],
+        "valuesOutdated": each.outdated,
     }

@@ -58,8 +58,9 @@ class Inventory:
 
     *refused_devices* and *refused_processes* are what the gateway says of those that it ignores, by name; *pending* is
     why a device does not act on the current spec of a process yet, by the process's name. *absent* is why a device was
-    never heard, by the reference of a device or the name of a process; *reported* is by the name of a process. Devices
-    are by their references; *missing* are kinds that the cluster does not have.
+    never heard, by the reference of a device or the name of a process; *reported* is by the name of a process, and
+    *outdated* names those that run with older values than they would be started with. Devices are by their references;
+    *missing* are kinds that the cluster does not have.
     """
 
     devices: Mapping[str, DeviceRow]
@@ -71,6 +72,7 @@ class Inventory:
     pending: Mapping[str, str] = {}
     absent: Mapping[str, str] = {}
     reported: Mapping[str, Reported] = {}
+    outdated: frozenset[str] = frozenset()
     missing: tuple[DeviceKind, ...] = ()
 
     def running_revision(self, process: ProcessRow) -> str:
@@ -158,6 +160,7 @@ def inventory_of(
             **{each["metadata"]["name"]: why for each in processes if (why := _absent(each))},
         },
         reported={each["metadata"]["name"]: said for each in processes if (said := _reported(each)) is not None},
+        outdated=frozenset(each["metadata"]["name"] for each in processes if _is_outdated(each)),
         pending={each["metadata"]["name"]: why for each in processes if (why := _pending(each))},
     )
 
@@ -186,6 +189,10 @@ def _pending(process: Mapping[str, Any]) -> str:
             silent = each.get("reason") in (ProcessReason.OUTDATED, ProcessReason.HASH_MISSING)
             return "" if silent else f"{each.get('reason')}: {clean_text(each.get('message') or '')}"
     return ""
+
+
+def _is_outdated(process: Mapping[str, Any]) -> bool:
+    return _condition(process, ConditionType.VALUES_OUTDATED).get("status") == "True"
 
 
 def _absent(obj: Mapping[str, Any]) -> str:

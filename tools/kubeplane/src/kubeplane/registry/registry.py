@@ -190,6 +190,7 @@ class Registry:
         obj = writing.decode(resource, namespace, name, errors.copied(after))
         self._check_version(resource, current, obj["metadata"].get("resourceVersion"))
         writer = self._writer(resource, options, "Update", sub)
+        options.patched = True
         return self._replace(resource, current, obj, options, sub, writer), False
 
     def _apply(

@@ -32,6 +32,7 @@ class Options:
     manager: str = "unknown"
     dry_run: bool = False
     validation: str = "Warn"  # of unknown fields: Strict, Warn or Ignore
+    patched: bool = False  # the object was made by a patch, so that its faults are faults of the patch
     force: bool = False
     trusted: bool = False  # rules of definitions are compiled later, beside the serving
     warnings: list[str] = field(default_factory=list)
@@ -92,11 +93,12 @@ def _check_place(resource: Resource, namespace: str, name: str, given: Obj) -> N
 
 def shape(resource: Resource, obj: Obj, options: Options, *, defaults: bool = True) -> Obj:
     """Prune and default *obj* in place and return it; ApiError 400 as strictness and types demand."""
+    given = json.dumps(obj) if options.patched and options.validation == "Strict" else ""
     unknown = prune(obj, resource.schema, root=True)
     if unknown and options.validation != "Ignore":
         words = [f'unknown field "{path}"' for path in unknown]
         if options.validation == "Strict":
-            raise _unhandled(resource, f"strict decoding error: {', '.join(words)}")
+            raise _strict(resource, f"strict decoding error: {', '.join(words)}", given)
         options.warnings += words
     if defaults:
         default(obj, resource.schema)
@@ -105,6 +107,13 @@ def shape(resource: Resource, obj: Obj, options: Options, *, defaults: bool = Tr
         for key in [key for key, value in obj.items() if value is None]:
             del obj[key]
     return obj
+
+
+def _strict(resource: Resource, why: str, patched: str) -> ApiError:
+    """Return the refusal of unknown fields; of *patched*, the object that a patch made, it is another one."""
+    if not patched:
+        return _unhandled(resource, why)
+    return invalid("", "", "", [Cause("FieldValueInvalid", f"Invalid value: {json.dumps(patched)}: {why}", "patch")])
 
 
 def _check_types(resource: Resource, obj: Obj) -> None:

@@ -83,10 +83,19 @@ class KubeApi(ABC):
         return await self._call("list", resource, "GET", resource.path(namespace), query)
 
     async def create(
-        self, resource: Resource, namespace: str, body: Mapping[str, Any], *, field_manager: str | None = None
+        self,
+        resource: Resource,
+        namespace: str,
+        body: Mapping[str, Any],
+        *,
+        field_manager: str | None = None,
+        strict: bool = False,
     ) -> dict[str, Any]:
-        """Create *body* and return it as stored; AlreadyExists when there is one of that name."""
-        query = {"fieldManager": field_manager}
+        """Create *body* and return it as stored; AlreadyExists when there is one of that name.
+
+        With *strict* an API since Kubernetes 1.25 refuses fields that it does not know; an older one drops them.
+        """
+        query = {"fieldManager": field_manager, "fieldValidation": "Strict" if strict else None}
         return await self._call("create", resource, "POST", resource.path(namespace), query, body)
 
     async def patch(
@@ -98,16 +107,17 @@ class KubeApi(ABC):
         patch_type: PatchType = PatchType.MERGE,
         subresource: str | None = None,
         field_manager: str | None = None,
+        strict: bool = False,
     ) -> dict[str, Any]:
         """Change an object and return it as stored.
 
         ``metadata.resourceVersion`` in *body* makes it conditional: Conflict when the object has changed. *subresource*
-        is `status` or None for the object itself.
+        is `status` or None for the object itself. *strict* is as for create().
         """
         if isinstance(body, (list, tuple)) != (patch_type is PatchType.JSON):
             raise ValueError(f"{patch_type.value} does not take a {type(body).__name__}: only a JSON patch is a list")
         path = resource.path(key.namespace, key.name, subresource)
-        query = {"fieldManager": field_manager}
+        query = {"fieldManager": field_manager, "fieldValidation": "Strict" if strict else None}
         return await self._call("patch", resource, "PATCH", path, query, body, patch_type.value)
 
     async def delete(

@@ -23,11 +23,13 @@ from praetor_controller.ctl.cluster import (
     list_all,
     run_on_cluster,
 )
-from praetor_controller.ctl.errors import BadInput, ExitCode, read_input
+from praetor_controller.ctl.errors import BadInput, CommandFailed, ExitCode, read_input
+from praetor_controller.ctl.forecast.api_words import dropped_fields, refused_fields, remedies, unknown_fields
 from praetor_controller.ctl.forecast.files import file_changes
 from praetor_controller.ctl.forecast.forecast import Forecast, forecast, forecasts
 from praetor_controller.ctl.forecast.model import ForecastModel
 from praetor_controller.ctl.forecast.references import reference_warnings
+from praetor_controller.ctl.forecast.variables import variable_warnings
 from praetor_controller.ctl.inventory import read_inventory
 from praetor_controller.ctl.output import output_option, show, warn
 from praetor_controller.ctl.rollout_patch import all_approved
@@ -100,7 +102,8 @@ async def _forecast(cluster: Cluster, manifest: dict[str, Any], ready_after_s: f
     result = forecast(model, ready_after_s)
     specs = [after for _, after in model.spec_changes(before)]
     missing = [each for spec in specs for each in await reference_warnings(cluster, spec)]
-    result.warnings += refusal + tuple(dict.fromkeys(missing))
+    literal = [f"spec.template.spec.execution: {each}" for spec in specs for each in variable_warnings(spec)]
+    result.warnings += refusal + tuple(dict.fromkeys((*missing, *literal)))
     changes = (file_changes(*each) for each in model.spec_changes(before))
     result.files = tuple(dict.fromkeys(change for found in changes for change in found))
     return result
@@ -131,17 +134,36 @@ async def _refusal(cluster: Cluster, model: ForecastModel) -> tuple[str, ...]:
 
 
 async def _as_stored(cluster: Cluster, manifest: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the spec that is stored, empty if none is, and the deployment as the API would store it."""
-    key = Key(cluster.namespace, manifest["metadata"]["name"])
+    """Return the spec that is stored, empty if none is, and the deployment as the API would store it.
+
+    BadInput naming the fields that the API does not know: an API before Kubernetes 1.25 drops them without a word.
+    """
+    name = manifest["metadata"]["name"]
+    try:
+        before, after = await _dry_run(cluster, Key(cluster.namespace, name), manifest)
+    except ApiError as e:
+        if unknown := refused_fields(e.message):
+            raise BadInput(f"-f: {name}: {unknown_fields(unknown)}") from e
+        if words := remedies(e.message):
+            raise CommandFailed(f"{e}; {'; '.join(words)}") from e
+        raise
+    if unknown := dropped_fields(manifest, after):
+        raise BadInput(f"-f: {name}: {unknown_fields(unknown)}")
+    return before, after
+
+
+async def _dry_run(cluster: Cluster, key: Key, manifest: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
         stored = await cluster.api.get(DEVICE_PROCESS_DEPLOYMENTS, key)
     except NotFound:
         body = {**manifest, "metadata": {**manifest["metadata"], "namespace": key.namespace}}
-        created = await cluster.api.create(DEVICE_PROCESS_DEPLOYMENTS, key.namespace, body, field_manager=FIELD_MANAGER)
+        created = await cluster.api.create(
+            DEVICE_PROCESS_DEPLOYMENTS, key.namespace, body, field_manager=FIELD_MANAGER, strict=True
+        )
         return {}, created
     patch = [{"op": "replace", "path": "/spec", "value": manifest["spec"]}]
     patched = await cluster.api.patch(
-        DEVICE_PROCESS_DEPLOYMENTS, key, patch, patch_type=PatchType.JSON, field_manager=FIELD_MANAGER
+        DEVICE_PROCESS_DEPLOYMENTS, key, patch, patch_type=PatchType.JSON, field_manager=FIELD_MANAGER, strict=True
     )
     return stored["spec"], patched
 

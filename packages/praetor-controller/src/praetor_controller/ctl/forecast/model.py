@@ -17,6 +17,8 @@ from praetor_api.conditions import ConditionType
 from praetor_api.kube.client.patches import apply_json_patch, apply_merge_patch
 from praetor_api.kube.client.resource import Key
 from praetor_api.kube.codec import format_time
+from praetor_api.protocol import PendingReason
+from praetor_controller.ctl.forecast.refusals import refusals
 from praetor_controller.ctl.forecast.warnings import covered_by, spec_warnings
 from praetor_controller.ctl.inventory import Inventory
 from praetor_controller.ctl.output import names_of
@@ -94,6 +96,7 @@ class ForecastModel:
             others = (row for row in self._inventory.deployments.values() if row.name != self.deployment.name)
             if same := overlap(self.deployment, others, devices):
                 found.append(f"{ConditionType.OVERLAP}: {same}")
+            found += self._refused()
         except InvalidDeployment:
             return ()
         held = self._inventory.plan(self.deployment, self.now, GatewayState.JUDGING).held_removals
@@ -104,6 +107,14 @@ class ForecastModel:
                 "once, or only their facts do not; they keep their processes until praetorctl rollout approve --removal"
             )
         return tuple(found)
+
+    def _refused(self) -> Sequence[str]:
+        """Return what devices would refuse of what they get, each once with the devices, by what their agents say."""
+        found: dict[str, list[str]] = {}
+        for row in self._matching():
+            for why in refusals(self.deployment.template.resolved(row.labels).spec, row.facts):
+                found.setdefault(why, []).append(row.name)
+        return [f"{PendingReason.NOT_ALLOWED}({len(names)}): {names_of(names)}: {why}" for why, names in found.items()]
 
     def overrides(self) -> dict[str, int]:
         """Return how many of the devices that match each override of the template applies to."""

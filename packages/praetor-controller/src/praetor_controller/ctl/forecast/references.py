@@ -19,9 +19,13 @@ from praetor_api.values import (
     Value,
     missing_references,
     references_of,
+    refused_reference,
     resolve,
+    too_large,
 )
 from praetor_controller.ctl.cluster import Cluster
+
+_IN_NO_DEVICE = DeviceFields(name="", namespace="")
 
 
 @frozen
@@ -74,12 +78,13 @@ async def reference_warnings(cluster: Cluster, spec: Mapping[str, Any]) -> tuple
 
 
 def _warning(cluster: Cluster, field: str, references: Sequence[Reference], objects: ReadObjects) -> str:
-    missing = resolve(references, DeviceFields(name="", namespace=""), objects.read).missing
-    if not missing:
+    found, where = resolve(references, _IN_NO_DEVICE, objects.read), f"spec.template.spec.execution.{field}"
+    if large := too_large(found):
+        return f"{refused_reference(large)}: {where}: no device would be given that much; refer to less"
+    if not found.missing:
         return ""
-    where = f"spec.template.spec.execution.{field}"
     return (
-        f"{missing_references(missing)}: {where}: the namespace {cluster.namespace} has no "
+        f"{missing_references(found.missing)}: {where}: the namespace {cluster.namespace} has no "
         'such object with the label azure.com/deliver: "true", or no such key in it; every device would keep what it '
         "runs. Create it, or write optional: true"
     )
