@@ -22,7 +22,7 @@ settings.load_profile("same")
 # celpy sets it with the first rule that it compiles, and Hypothesis fails a test in which it changes
 sys.setrecursionlimit(2500)
 
-collect_ignore = [] if sys.version_info >= (3, 11) else ["packages/praetor-agent/tests/test_agent_simulate.py"]
+collect_ignore_glob = [] if sys.version_info >= (3, 11) else ["packages/praetor-agent/tests/test_agent_simulate*.py"]
 
 os.environ.pop("COLUMNS", None)  # pytest-xdist exports it
 

@@ -41,8 +41,11 @@ class SimulatedFleet:
         made = [self._declare(index, labels(index)) for index in range(number)]
         return tuple(made)
 
-    def power_on(self, devices: Sequence[str], *flags: str) -> Program:
-        """Run *devices* as one program with further *flags* of `praetor-agent simulate`; returns at once."""
+    def power_on(self, devices: Sequence[str], *flags: str, variables: Mapping[str, str] | None = None) -> Program:
+        """Run *devices* as one program with further *flags* of `praetor-agent simulate`; returns at once.
+
+        *variables* are further ones in its environment.
+        """
         name = f"devices-{len(self._programs)}"
         file = self._workdir / name
         file.write_text("\n".join(devices))
@@ -58,7 +61,7 @@ class SimulatedFleet:
             *(f"--{key}={value}" for key, value in settings.items()),
             *flags,
         ]
-        program = Program(name, argv, workdir=self._workdir, env=environment())
+        program = Program(name, argv, workdir=self._workdir, env=environment() | dict(variables or {}))
         self._programs.append(program)
         program.start()
         return program

@@ -307,7 +307,7 @@ def test_a_fleet_that_needs_too_many_files_says_so(capsys: pytest.CaptureFixture
     import resource
 
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    if hard == resource.RLIM_INFINITY or hard > 300_000:
+    if hard == resource.RLIM_INFINITY or hard > 28_000:  # then the ports of an address are fewer
         pytest.skip("this machine allows any number")
     with pytest.raises(SystemExit):
         main(["simulate", "--gateway", URL, "--count", "200000", "--processes", "1"])

@@ -84,3 +84,10 @@ class GatewayError(AgentFailure):
         super().__init__(message)
         self.retry_after = retry_after
         self.unauthorized = unauthorized
+
+
+def root_cause(error: BaseException) -> str:
+    """Return the root cause of *error* in a few words; requests and urllib3 wrap it four times."""
+    while (inner := error.__cause__ or error.__context__) is not None:
+        error = inner
+    return str(getattr(error, "strerror", None) or error) or type(error).__name__

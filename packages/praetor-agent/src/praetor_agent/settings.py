@@ -71,13 +71,18 @@ def gateway_url(text: str | None) -> str:
     """Return the gateway's URL without a slash at its end; UsageError if it is missing or not a URL."""
     if not text:
         raise UsageError("--gateway is missing; give the gateway's URL, such as https://gateway.example:8443")
+    return url_of("--gateway", text, "https://gateway.example:8443")
+
+
+def url_of(flag: str, text: str, example: str) -> str:
+    """Return the URL *text* of *flag* without a slash at its end; UsageError, which says *example*, if it is none."""
     parts = _split(text)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise UsageError(f"--gateway {text!r} is not a URL; write it as https://gateway.example:8443")
+        raise UsageError(f"{flag} {text!r} is not a URL; write it as {example}")
     try:
         _ = parts.port
     except ValueError:
-        raise UsageError(f"--gateway {text!r} has a bad port; a port is a number up to 65535") from None
+        raise UsageError(f"{flag} {text!r} has a bad port; a port is a number up to 65535") from None
     return text.rstrip("/")
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import requests
 
 from praetor_agent.__about__ import __version__
-from praetor_agent.errors import GatewayError
+from praetor_agent.errors import GatewayError, root_cause
 from praetor_agent.settings import DIRECT, RunSettings
 from praetor_agent.state import Received
 from praetor_api.backports import dataclass
@@ -184,7 +184,7 @@ class GatewayClient:
                 content = _bounded(response)
         except _FAILURES as e:
             way = " through the proxy" if isinstance(e, requests.exceptions.ProxyError) else ""
-            raise GatewayError(f"cannot reach the gateway at {self._address.url}{way}: {_innermost(e)}") from e
+            raise GatewayError(f"cannot reach the gateway at {self._address.url}{way}: {root_cause(e)}") from e
         _refuse(response, content)
         if self._address.answered is not None:
             self._address.answered()
@@ -214,13 +214,6 @@ def token_file(path: Path) -> Callable[[], str | None]:
         return found
 
     return token
-
-
-def _innermost(error: BaseException) -> str:
-    """Return the root cause of *error* in a few words; requests and urllib3 wrap it four times."""
-    while (inner := error.__cause__ or error.__context__) is not None:
-        error = inner
-    return str(getattr(error, "strerror", None) or error) or type(error).__name__
 
 
 def _bounded(response: requests.Response) -> bytes:

@@ -17,11 +17,13 @@ from praetor_agent.clock import Clock, rfc3339
 from praetor_agent.core.polls import poll_retry, poll_wait
 from praetor_agent.core.report import ReportState, first_seq, heartbeat_delay, report
 from praetor_agent.errors import GatewayError
+from praetor_agent.simulate.disconnections import Contact
 from praetor_agent.simulate.faults import Faults
 from praetor_agent.simulate.http import Connection, Link, Response
 from praetor_agent.simulate.statistics import Receipt, Tally
 from praetor_api.protocol import (
     AGENT_FEATURES,
+    DEFAULT_STALE_MULTIPLIER,
     INTERVAL_HEADER,
     MAX_WAIT_SECONDS,
     POLL_HEADER,
@@ -50,14 +52,16 @@ REVISIONS_PER_GENERATION = 1000
 class SimulateSettings:
     """Settings of `simulate`. *secret* mints a token per device, *token* is one for all; periods are in seconds.
 
-    *gateways* are URLs. *processes* None: as many as the limit of open files asks for. *lag* and *loss* are those of
-    a Link; every *reconnect_seconds* all connections are closed at once, never if that is 0. *up_since*, as RFC 3339,
-    is when the devices booted and started their processes; None: now.
+    *gateways* are URLs. *processes* None: as many as open files and ports ask for. *sources*, *lag* and *loss* are
+    those of a Link; every *reconnect_seconds* all connections are closed at once, never if that is 0. *up_since*, as
+    RFC 3339, is when the devices booted and started their processes; None: now. *api* is the URL at which the statuses
+    of the devices are followed, None: they are not; *namespace* None: all.
     """
 
     gateways: Sequence[str]
     devices: Sequence[str]
     processes: int | None
+    sources: Sequence[str]
     token: str | None
     secret: bytes | None
     ca_bundle: str | None
@@ -71,6 +75,8 @@ class SimulateSettings:
     as_json: bool
     changes_file: Path | None
     up_since: str | None
+    api: str | None
+    namespace: str | None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -120,11 +126,41 @@ class SimulatedDevice:
         self._polls = first_seq(now)
         self._quiet = self._resync = self._introduced = False
         self._failures = 0  # of polls, in a row
+        self._began = now
+        self._heard_since = self._heard = 0.0  # 0: never
+        self._said: Contact | None = None
 
     @property
     def is_connected(self) -> bool:
         """Whether the device's last report was acknowledged, and its last poll answered."""
         return not self.silent and self._reports.sent > 0 and self._reports.lost == 0 and self._failures == 0
+
+    def contact(self, now: float) -> Contact | None:
+        """Return since when the device is in contact with its gateway, or was; None if that was said already."""
+        limit = self._limit
+        if self._heard:
+            broken = self.silent or now - self._heard > limit
+            until = self._heard if broken else None
+            found = Contact(self.name, self._heard_since, until, limit, self.silent)
+        elif self.silent:
+            found = Contact(self.name, self._began, self._began, limit, silent=True)
+        else:
+            return None
+        if found == self._said:
+            return None
+        self._said = found
+        return found
+
+    @property
+    def _limit(self) -> float:
+        """After how many seconds of silence the gateway calls the device disconnected."""
+        return DEFAULT_STALE_MULTIPLIER * self._reports.interval
+
+    def _was_heard(self, began: float) -> None:
+        """Record that a request was answered that *began* then: the gateway got it later, and counts from there."""
+        if not self._heard or began - self._heard > self._limit:
+            self._heard_since = self._fleet.clock.now()
+        self._heard = max(self._heard, began)
 
     def hang_up(self) -> None:
         """Lose the connections; the device opens them again, as after a failure of its network."""
@@ -296,9 +332,11 @@ class SimulatedDevice:
     async def _ask(
         self, method: str, path: str, headers: str, body: bytes, connection: Connection, timeout: float
     ) -> Response:
+        began = self._fleet.clock.now()
         answer = await connection.request(method, path, headers, body, timeout)
         if answer.status not in (200, 304):
             retry_after = answer.headers.get("retry-after", "")
             seconds = float(retry_after) if retry_after.isdigit() else None
             raise GatewayError(f"the gateway answered {answer.status}", retry_after=seconds)
+        self._was_heard(began)
         return answer

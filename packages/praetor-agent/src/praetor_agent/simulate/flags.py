@@ -14,6 +14,7 @@ from praetor_agent.errors import UsageError
 from praetor_agent.flags import flag, gateway_flags, unknown
 from praetor_agent.simulate.device import SimulateSettings
 from praetor_agent.simulate.faults import BadVersion, Faults
+from praetor_agent.simulate.sources import check_families, source_addresses
 
 MAX_DEVICES = 200_000
 MAX_PROCESSES = 200
@@ -31,10 +32,16 @@ def settings_of(arguments: Sequence[str]) -> SimulateSettings:
     token, token_file = settings.token_of(options.token, options.token_file)
     if token_file is not None:
         token = _text("--token-file", str(token_file)).strip()
+    gateways = [settings.gateway_url(url) for url in (options.gateway or "").split(",")]
+    sources = source_addresses(options.source_address)
+    check_families(sources, gateways)
+    if options.namespace and not options.api:
+        raise UsageError("--namespace is for --api alone, which is missing; give the URL that kubectl proxy prints")
     return SimulateSettings(
-        gateways=[settings.gateway_url(url) for url in (options.gateway or "").split(",")],
+        gateways=gateways,
         devices=_devices(options),
         processes=_whole("--processes", options.processes, MAX_PROCESSES) if options.processes else None,
+        sources=sources,
         token=token,
         secret=_secret(options.token_secret_file),
         ca_bundle=settings.ca_bundle_of(options.ca_bundle),
@@ -52,6 +59,8 @@ def settings_of(arguments: Sequence[str]) -> SimulateSettings:
         summary_seconds=max(0.1, settings.seconds("--summary-seconds", options.summary_seconds)),
         changes_file=Path(options.changes_file) if options.changes_file else None,
         up_since=_time("--up-since", options.up_since) if options.up_since else None,
+        api=settings.url_of("--api", options.api, "http://127.0.0.1:8001") if options.api else None,
+        namespace=options.namespace or None,
     )
 
 
@@ -61,7 +70,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     gateway_flags(parser)
     flag(parser, "--count", help="simulate N devices")
-    flag(parser, "--processes", help="processes to run them in (default: as many as the limit of open files asks for)")
+    flag(parser, "--processes", help="processes to run them in (default: as many as open files and ports ask for)")
+    flag(
+        parser,
+        "--source-address",
+        repeat=True,
+        help="ADDRESS,…: addresses of this machine, or ranges as 192.0.2.8/29, that the devices connect from",
+    )
     flag(parser, "--prefix", default="sim-", help="devices are named PREFIX1, PREFIX2, …")
     flag(parser, "--devices-file", help="file with a device's name on each line, instead of --count and --prefix")
     flag(parser, "--token-secret-file", help="file with the gateway's secret, to mint each device's token")
@@ -81,6 +96,10 @@ def _parser() -> argparse.ArgumentParser:
     flag(parser, "-o", "--output", default="table", help="table, at the end; or json, a line for each summary")
     flag(parser, "--changes-file", help="append a JSON line for each spec that a device receives")
     flag(parser, "--up-since", help="when devices booted and started their processes, as 2026-01-31T12:00:00Z (now)")
+    flag(
+        parser, "--api", help="URL of kubectl proxy, to count false and missed disconnections by the devices' statuses"
+    )
+    flag(parser, "--namespace", help="of the devices, for --api (default: all)")
     return parser
 
 

@@ -39,15 +39,16 @@ class Shift:
         reporting: int,
     ) -> None:
         endpoints = [endpoint(url, tls) for url in settings.gateways]
-        link = Link(endpoints=endpoints, lag=settings.lag, loss=settings.loss)
+        link = Link(endpoints=endpoints, sources=settings.sources, lag=settings.lag, loss=settings.loss)
         self._tally = Tally()
         self._settings = settings
         self._every = every
         self._send = send
+        self._clock = SystemClock()
         fleet = SimulatedFleet(
             settings=settings,
             link=link,
-            clock=SystemClock(),
+            clock=self._clock,
             tally=lambda: self._tally,
             most_reporting=reporting,
             crowded=len(devices) > 4 * reporting,
@@ -96,9 +97,12 @@ class Shift:
 
     def _report(self) -> None:
         tally, self._tally = self._tally, Tally()
+        now = self._clock.now()
+        if self._settings.api is not None:
+            tally.contacts = [found for each in self._devices if (found := each.contact(now)) is not None]
         connected = sum(device.is_connected for device in self._devices)
         silent = sum(device.silent for device in self._devices)
-        self._send((Census(len(self._devices), connected, silent), tally))
+        self._send((Census(len(self._devices), connected, silent, now), tally))
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -4,30 +4,30 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
-import os
 import random
 import socket
 import ssl
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 from urllib.parse import urlsplit
 
 from praetor_agent.errors import GatewayError
+from praetor_agent.simulate.sources import bound, is_loopback, own_loopback
 from praetor_api.protocol import AGENT_FEATURES, FEATURES_HEADER
 
 CONNECT_TIMEOUT_SECONDS = 10.0
-IP_BIND_ADDRESS_NO_PORT = 24
-"""Of Linux: the port is chosen when connecting. A bind that has to find one looks at thousands of them."""
 MAX_BODY_BYTES = 16 * 1024 * 1024
 MAX_HEAD_BYTES = 16 * 1024
+RESET = struct.pack("ii", 1, 0)
+"""Ends a connection with a reset: after any other end its port is taken for a minute."""
 _FEATURES = f"{FEATURES_HEADER}: {', '.join(sorted(AGENT_FEATURES))}\r\n"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """Where a gateway listens; *tls* is set for https, *source* is the address to connect from, None for any."""
+    """Where a gateway listens; *tls* is set for https. *source* is the address to connect from, None for the link's."""
 
     host: str
     port: int
@@ -40,10 +40,12 @@ class Endpoint:
 class Link:
     """The network of the devices: each device uses one of *endpoints*, and after a failure any other one.
 
-    A request begins up to *lag* seconds late, and the share *loss* of them is lost with its connection.
+    Each connects from one of *sources*; if there are none, from where the kernel, or the endpoint, says. A request
+    begins up to *lag* seconds late, and the share *loss* of them is lost with its connection.
     """
 
     endpoints: Sequence[Endpoint]
+    sources: Sequence[str] = ()
     lag: float = 0.0
     loss: float = 0.0
 
@@ -58,35 +60,29 @@ class Response:
 
 
 def endpoint(url: str, tls: ssl.SSLContext | None) -> Endpoint:
-    """Return the endpoint that *url* names; *tls* is for https."""
+    """Return the endpoint that *url* names, which this process reaches from an address of its own if it is on loopback.
+
+    *tls* is for https.
+    """
     parts = urlsplit(url)
     tls = tls if parts.scheme == "https" else None
     host = parts.hostname or ""
     port = parts.port or (443 if tls else 80)
-    return Endpoint(host=host, port=port, prefix=parts.path.rstrip("/"), tls=tls, source=_source(host))
-
-
-def _source(host: str) -> str | None:
-    """Return an address of this process's own to connect to *host* from, where that is on loopback.
-
-    An address has ports for 28,000 connections only, and each process may have nearly as many devices.
-    """
-    try:
-        loopback = ipaddress.IPv4Address(host).is_loopback
-    except ValueError:
-        loopback = False
-    number = os.getpid()
-    return f"127.{1 + number // 2**16 % 127}.{number // 2**8 % 256}.{1 + number % 2**8 % 254}" if loopback else None
+    source = own_loopback() if is_loopback(host) else None
+    return Endpoint(host=host, port=port, prefix=parts.path.rstrip("/"), tls=tls, source=source)
 
 
 class Connection:
-    """One connection, kept alive and opened again after it was lost; number *first* of the endpoints is tried first."""
+    """One connection of device *number*, kept alive and opened again after it was lost."""
 
-    __slots__ = ("_at", "_channel", "_link", "_token")
+    __slots__ = ("_at", "_channel", "_link", "_source", "_token")
 
-    def __init__(self, link: Link, token: str | None, first: int) -> None:
+    def __init__(self, link: Link, token: str | None, number: int) -> None:
         self._link = link
-        self._at = first % len(link.endpoints)
+        self._at = number % len(link.endpoints)
+        # the devices of each endpoint use all sources
+        turn = number // len(link.endpoints)
+        self._source = link.sources[turn % len(link.sources)] if link.sources else None
         self._token = f"X-Device-Token: {token}\r\n" if token is not None else ""
         self._channel: _Channel | None = None
 
@@ -122,7 +118,7 @@ class Connection:
             raise ConnectionAbortedError("lost, as --loss asks")
         channel, where = self._channel, link.endpoints[self._at]
         if channel is None or channel.ended:
-            channel = self._channel = await _connect(where)
+            channel = self._channel = await _connect(where, self._source or where.source)
         head = (
             f"{method} {where.prefix}{path} HTTP/1.1\r\nHost: {where.host}:{where.port}\r\n"
             f"User-Agent: praetor-agent-simulate\r\n{_FEATURES}{self._token}{headers}"
@@ -165,6 +161,7 @@ class _Channel(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Use the new connection."""
         self._transport = cast("asyncio.Transport", transport)
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
 
     def data_received(self, data: bytes) -> None:
         """Take a part of the answer."""
@@ -189,24 +186,30 @@ class _Channel(asyncio.Protocol):
             self._answer.set_exception(exc or EOFError("the connection was closed"))
 
 
-async def _connect(where: Endpoint) -> _Channel:
+async def _connect(where: Endpoint, source: str | None) -> _Channel:
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(CONNECT_TIMEOUT_SECONDS):
-        if where.source is None:
-            _, channel = await loop.create_connection(_Channel, where.host, where.port, ssl=where.tls)
-            return channel
-        bound = socket.socket()
-        try:
-            bound.setblocking(False)
-            bound.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
-            bound.bind((where.source, 0))
-            await loop.sock_connect(bound, (where.host, where.port))
-            name = where.host if where.tls is not None else None
-            _, channel = await loop.create_connection(_Channel, sock=bound, ssl=where.tls, server_hostname=name)
-        except BaseException:
-            bound.close()
-            raise
+        if source is not None:
+            try:
+                return await _connect_from(source, where)
+            except ConnectionRefusedError:
+                if source != where.source or where.host.startswith("127."):
+                    raise  # else it is a name of loopback, and may be that of ::1, too
+        _, channel = await loop.create_connection(_Channel, where.host, where.port, ssl=where.tls)
         return channel
+
+
+async def _connect_from(source: str, where: Endpoint) -> _Channel:
+    loop = asyncio.get_running_loop()
+    sock = bound(source)
+    try:
+        await loop.sock_connect(sock, (where.host, where.port))
+        name = where.host if where.tls is not None else None
+        _, channel = await loop.create_connection(_Channel, sock=sock, ssl=where.tls, server_hostname=name)
+    except BaseException:
+        sock.close()
+        raise
+    return channel
 
 
 def parse(received: bytes) -> Response | None:

@@ -10,21 +10,23 @@ import signal
 import ssl
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
 from threading import Event
-from typing import TextIO
+from typing import Any, TextIO
+from urllib.parse import urlsplit
 
+from praetor_agent.clock import SystemClock
 from praetor_agent.errors import AgentError, UsageError
 from praetor_agent.simulate.device import SimulateSettings
+from praetor_agent.simulate.disconnections import Disconnections
 from praetor_agent.simulate.fleet import STOP_SIGNALS, Shift
+from praetor_agent.simulate.sources import Plan, Room, is_loopback, plan, ports_of_a_source
 from praetor_agent.simulate.statistics import Census, Receipt, Spread, Tally, as_json, progress, table
+from praetor_agent.simulate.statuses import Statuses
 
-REPORTING_SHARE = 10
-"""A tenth of the open files is for reports: a device polls on one connection, and reports on another for a moment."""
-SPARE_DESCRIPTORS = 64
 MAX_OPEN_FILES = 2**20
 """What is asked for where the hard limit is none at all."""
 
@@ -40,13 +42,17 @@ _fork = multiprocessing.get_context("fork")
 def simulate(settings: SimulateSettings) -> None:
     """Simulate the devices until SIGTERM or SIGINT; AgentError if that is impossible, or a process ended by itself."""
     tls = _tls(settings)
-    shares = _shares(settings)
+    planned = _plan(settings)
+    shares = [settings.devices[number :: planned.processes] for number in range(planned.processes)]
+    statuses = _statuses(settings)
     stopping = Event()
     for number in STOP_SIGNALS:
         signal.signal(number, lambda *_: stopping.set())
     with ExitStack() as stack:
-        summary = Summary(settings, _changes_file(settings, stack))
-        children = stack.enter_context(_running(settings, tls, shares))
+        summary = Summary(settings, _changes_file(settings, stack), statuses, processes=planned.processes)
+        children = stack.enter_context(_running(settings, tls, shares, planned.reporting))
+        if statuses is not None:
+            statuses.follow()  # only now: a process that is forked has no part in a thread
         while not stopping.is_set():
             summary.take(_received(children, LOOK_SECONDS))
             summary.print_if_due()
@@ -63,11 +69,20 @@ def simulate(settings: SimulateSettings) -> None:
 
 
 class Summary:
-    """Adds up what the processes say, and prints it; each changed spec is a line of *changes*."""
+    """Adds up what the *processes* say, and prints it; each changed spec is a line of *changes*.
 
-    def __init__(self, settings: SimulateSettings, changes: TextIO | None) -> None:
+    What the devices did is compared with their *statuses*, if these are followed.
+    """
+
+    def __init__(
+        self, settings: SimulateSettings, changes: TextIO | None, statuses: Statuses | None, *, processes: int
+    ) -> None:
         self._settings = settings
         self._changes = changes
+        self._statuses = statuses
+        self._processes = processes
+        self._disconnections = Disconnections()
+        self._clock = SystemClock()
         self._spread = Spread()
         self._censuses: dict[ForkProcess, Census] = {}
         self._all, self._since_last = Tally(), Tally()
@@ -81,6 +96,11 @@ class Summary:
             self._since_last.merge(tally)
             self._spread.add(tally.receipts)
             self._write(tally.receipts)
+            self._disconnections.follow(tally.contacts, ())
+        if self._statuses is not None:
+            self._disconnections.follow((), self._statuses.take())
+        if len(self._censuses) == self._processes:
+            self._disconnections.decide(min(census.at for census in self._censuses.values()))
 
     def print_if_due(self) -> None:
         """Print progress, and with `--output json` what happened since the last time."""
@@ -93,13 +113,19 @@ class Summary:
         sys.stderr.write(progress(census, tally, seconds, now - self._began) + "\n")
         sys.stderr.flush()
         if self._settings.as_json:
-            self._print(json.dumps(as_json(census, tally, self._spread.histogram(), seconds)))
+            self._print(json.dumps(self._said(census, tally, seconds)))
 
     def print_last(self) -> None:
         """Print what happened in all the time."""
         seconds = time.monotonic() - self._began
-        last = as_json(self._census(), self._all, self._spread.histogram(), seconds)
+        last = self._said(self._census(), self._all, seconds)
         self._print(json.dumps({**last, "final": True}) if self._settings.as_json else table(last))
+
+    def _said(self, census: Census, tally: Tally, seconds: float) -> Mapping[str, Any]:
+        found: Mapping[str, Any] | None = None
+        if self._statuses is not None:
+            found = {**self._disconnections.as_json(self._clock.now()), "failure": self._statuses.failure}
+        return as_json(census, tally, self._spread.histogram(), seconds, found)
 
     def _census(self) -> Census:
         each = self._censuses.values()
@@ -122,16 +148,16 @@ class Summary:
 
 @contextmanager
 def _running(
-    settings: SimulateSettings, tls: ssl.SSLContext | None, shares: Sequence[Sequence[str]]
+    settings: SimulateSettings, tls: ssl.SSLContext | None, shares: Sequence[Sequence[str]], reporting: int
 ) -> Iterator[dict[ForkProcess, Connection]]:
-    """Run a process for each of *shares* around the block; yield the pipe of each."""
+    """Run a process for each of *shares* around the block, in which *reporting* devices may report; yield its pipe."""
     every = min(TICK_SECONDS, settings.summary_seconds)
     children: dict[ForkProcess, Connection] = {}
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         for devices in shares:
             pipe, end = _fork.Pipe(duplex=False)
-            child = _fork.Process(target=_work, args=(settings, tls, devices, every, end), daemon=True)
+            child = _fork.Process(target=_work, args=(settings, tls, devices, every, end, reporting), daemon=True)
             child.start()
             children[child] = pipe
             end.close()
@@ -147,10 +173,14 @@ def _running(
 
 
 def _work(
-    settings: SimulateSettings, tls: ssl.SSLContext | None, devices: Sequence[str], every: float, end: Connection
+    settings: SimulateSettings,
+    tls: ssl.SSLContext | None,
+    devices: Sequence[str],
+    every: float,
+    end: Connection,
+    reporting: int,
 ) -> None:
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    Shift(settings, tls, devices, every=every, send=end.send, reporting=limit // REPORTING_SHARE).run()
+    Shift(settings, tls, devices, every=every, send=end.send, reporting=reporting).run()
 
 
 def _received(children: dict[ForkProcess, Connection], seconds: float) -> Iterator[tuple[ForkProcess, Census, Tally]]:
@@ -166,22 +196,30 @@ def _received(children: dict[ForkProcess, Connection], seconds: float) -> Iterat
             yield pipes[ready], census, tally
 
 
-def _shares(settings: SimulateSettings) -> Sequence[Sequence[str]]:
-    """Return the devices of each process, and raise the limit of open files for them."""
-    count, limit = len(settings.devices), _raise_open_files()
-    most = limit * (REPORTING_SHARE - 1) // REPORTING_SHARE - SPARE_DESCRIPTORS
-    if most < 1:
-        raise AgentError(f"{limit} open files are not enough for a device; raise it with ulimit -n")
-    needed = -(-count // most)
-    processes = settings.processes or needed
-    if processes < needed:
-        raise AgentError(
-            f"--processes {processes} are too few for {count} devices: each may open {limit} files, enough for {most} "
-            f"devices; give --processes {needed}, or raise the limit with ulimit -n"
-        )
-    if processes > 1:
-        sys.stderr.write(f"{count} devices in {processes} processes; {limit} open files allow {most} in each\n")
-    return [settings.devices[number::processes] for number in range(min(processes, count))]
+def _plan(settings: SimulateSettings) -> Plan:
+    """Return how many processes run the devices, and raise the limit of open files for them."""
+    gateways = set(settings.gateways)
+    on_loopback = all(is_loopback(urlsplit(url).hostname or "") for url in gateways)
+    room = Room(
+        files=_raise_open_files(),
+        ports=ports_of_a_source(),
+        gateways=len(gateways),
+        sources=len(settings.sources) or (0 if on_loopback else 1),
+    )
+    count = len(settings.devices)
+    planned = plan(count, settings.processes, room)
+    if planned.processes > 1:
+        limit = f"{room.files} open files" if planned.most == room.by_files else f"{room.ports} ports of an address"
+        sys.stderr.write(f"{count} devices in {planned.processes} processes; {limit} allow {planned.most} in each\n")
+    return planned
+
+
+def _statuses(settings: SimulateSettings) -> Statuses | None:
+    if settings.api is None:
+        return None
+    statuses = Statuses(settings.api, settings.namespace, settings.devices, SystemClock())
+    statuses.begin()
+    return statuses
 
 
 def _raise_open_files() -> int:

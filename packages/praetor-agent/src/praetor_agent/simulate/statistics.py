@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from praetor_agent.simulate.disconnections import Contact
 
 WINDOW = 100_000
 """Number of latest changes that the spread is computed over."""
@@ -71,7 +73,8 @@ class Tally:
     """What happened in some time. Latencies are in seconds, by name.
 
     *poll* is how long a first poll took, and how late a held one was answered; *report* how long a report took;
-    *reported* the time from the receipt of a spec to the acknowledged report on it. *receipts* are of changed specs.
+    *reported* the time from the receipt of a spec to the acknowledged report on it. *receipts* are of changed specs,
+    and *contacts* those that changed, as they are now.
     """
 
     polls: int = 0
@@ -81,6 +84,7 @@ class Tally:
     last_error: str = ""
     latencies: dict[str, Histogram] = field(default_factory=_latencies)
     receipts: list[Receipt] = field(default_factory=list)
+    contacts: list[Contact] = field(default_factory=list)
 
     def failed(self, error: Exception) -> None:
         """Count a failed request."""
@@ -93,7 +97,7 @@ class Tally:
         self.receipts.append(receipt)
 
     def merge(self, other: Tally) -> None:
-        """Count what *other* has, without its receipts."""
+        """Count what *other* has, without its receipts and contacts."""
         self.polls += other.polls
         self.reports += other.reports
         self.changes += other.changes
@@ -105,11 +109,15 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Census:
-    """How many *devices* a process simulates now: *connected* ones, and *silent* ones, which are meant to be so."""
+    """How many *devices* a process simulates: *connected* ones, and *silent* ones, which are meant to be so.
+
+    It was taken *at* so many seconds since boot.
+    """
 
     devices: int = 0
     connected: int = 0
     silent: int = 0
+    at: float = 0.0
 
 
 class Spread:
@@ -134,8 +142,13 @@ class Spread:
         return found
 
 
-def as_json(census: Census, tally: Tally, spread: Histogram, seconds: float) -> Mapping[str, Any]:
-    """Return plain data; *seconds* is the time that *tally* is about. Latencies are in milliseconds."""
+def as_json(
+    census: Census, tally: Tally, spread: Histogram, seconds: float, disconnections: Mapping[str, Any] | None = None
+) -> Mapping[str, Any]:
+    """Return plain data; *seconds* is the time that *tally* is about. Latencies are in milliseconds.
+
+    *disconnections* is that of Disconnections; None if no statuses are followed.
+    """
     return {
         "seconds": round(seconds, 3),
         "devices": census.devices,
@@ -150,6 +163,7 @@ def as_json(census: Census, tally: Tally, spread: Histogram, seconds: float) -> 
             name: {"count": len(each), **{word: _ms(each, share) for word, share in _SHARES.items()}}
             for name, each in {**tally.latencies, "spread": spread}.items()
         },
+        "disconnections": disconnections,
     }
 
 
@@ -183,7 +197,18 @@ def table(summary: Mapping[str, Any]) -> str:
         lines.append(f"{name:22}{latency['count']:>10}{cells}")
     if summary["lastError"]:
         lines.append(f"last error: {summary['lastError']}"[:80])
+    if (found := summary["disconnections"]) is not None:
+        lines += _of_disconnections(found)
     return "\n".join(lines)
+
+
+def _of_disconnections(found: Mapping[str, Any]) -> Iterator[str]:
+    yield "disconnections: {false} false, {missed} missed, by the statuses of {statuses} devices".format(**found)
+    for said, names in (("false", found["falseDevices"]), ("missed", found["missedDevices"])):
+        if names:
+            yield f"{said}: {', '.join(names)}"[:80]
+    if found["failure"]:
+        yield f"statuses out of date: {found['failure']}"[:80]
 
 
 def _ms(histogram: Histogram, share: float) -> float | None:
