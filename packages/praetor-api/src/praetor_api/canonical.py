@@ -17,13 +17,13 @@ __all__ = ["ItemVersion", "canonical_json", "desired_etag", "etag_matches", "spe
 ItemVersion = tuple[str, str, str, int, str]
 """uid, namespace, name, generation and spec hash of one desired item."""
 
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 _ETAG = re.compile(r'(?:W/)?"([^"\x00-\x20]*)"')
 
 
 def canonical_json(value: object) -> bytes:
     """Return *value* as UTF-8 JSON with sorted keys and no white space; ValueError for NaN and infinities."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return text.encode("utf-8", "surrogatepass")
+    return _ENCODER.encode(value).encode("utf-8", "surrogatepass")
 
 
 def spec_hash(spec: object) -> str:

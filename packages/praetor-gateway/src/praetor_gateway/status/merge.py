@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from operator import itemgetter
 
 from attrs import evolve
 
@@ -187,11 +188,16 @@ def _phase(policy: RestartPolicy, spec_hash: str, status: DeviceProcessStatus) -
     return Phase.PENDING
 
 
-def reported(status: DeviceProcessStatus) -> DeviceProcessStatus:
-    """Return what of *status* comes from reports, without times and order: not the connection, nor others' words."""
-    said = (evolve(each, last_transition_time=None) for each in status.conditions if each.type in _REPORTED)
-    conditions = tuple(sorted(said, key=lambda each: each.type))
-    return evolve(status, phase=Phase.PENDING, reason=None, conditions=conditions, reported=None)
+def reported(status: DeviceProcessStatus) -> tuple[object, ...]:
+    """Return what of *status* comes from reports, to compare: no times, no order, no connection, no words of others."""
+    said = (
+        (each.type, each.status, each.reason, each.message, each.observed_generation)
+        for each in status.conditions
+        if each.type in _REPORTED
+    )
+    return evolve(status, phase=Phase.PENDING, reason=None, conditions=(), reported=None), *sorted(
+        said, key=itemgetter(0)
+    )
 
 
 def start_time(text: str | None) -> datetime | None:
