@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import hashlib
+import logging
 import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from prometheus_client import generate_latest
 
 from gateway_testing import SHARED_TOKEN, AsgiClient, GatewayLab, listening, running_lab
 from kube_testing import body_of
 from kubeplane.http.tls import server_context
 from praetor_api.kube.client.resource import (
+    CONFIG_MAPS,
     DEVICE_PROCESSES,
     EVENTS,
     LEASES,
@@ -26,12 +28,20 @@ from praetor_api.kube.client.resource import (
     SECRETS,
     Key,
 )
-from praetor_api.tokens import device_token
+from praetor_api.kube.runtime.logs import configure_logs
+from praetor_api.tokens import TokenVerifier, device_token
 from praetor_gateway.http.auth import RELOAD_S
 from praetor_gateway.http.certificates import TlsFiles
 from praetor_gateway.settings import Credentials, ServerKind
+from secret_forms import forms, shown_in
 
 MARKER = "hunter2-5up3rs3cr3t"
+FORMS = forms(
+    MARKER.encode(),
+    b"PASSWORD=" + MARKER.encode(),
+    b'{"PASSWORD":"%b"}' % MARKER.encode(),
+    b"\0".join((b"content", b"lab", b"secret/login key password", MARKER.encode())),
+)
 DEVICE_SECRET = "of all devices"
 KNOWS = "file-references.v1, files.v1, references.v1, secrets.v1, values.v1"
 LABEL = {"azure.com/deliver": "true"}
@@ -49,16 +59,6 @@ KEY_FILE = {"path": "etc/key", "secretKeyRef": {"name": "login", "key": "passwor
 
 def execution(*more: dict[str, Any], **fields: Any) -> dict[str, Any]:
     return {"backend": "process", "command": ["sleep", "9"], "env": [PASSWORD, *more], **fields}
-
-
-def digests(text: str) -> Iterator[str]:
-    """Yield what could stand for *text* without being it."""
-    raw = text.encode()
-    yield base64.b64encode(raw).decode().rstrip("=")
-    for name in ("sha256", "sha1", "md5"):
-        made = hashlib.new(name, raw, usedforsecurity=False).digest()
-        yield made.hex()
-        yield base64.b64encode(made).decode().rstrip("=")
 
 
 @asynccontextmanager
@@ -137,8 +137,7 @@ async def test_a_file_of_a_secret_is_given_where_a_variable_is(token: str, schem
             assert "values" not in item
             return
         assert (item["refused"], "spec" in item, "fileValues" in item) == (refused, False, False)
-        for form in (MARKER, *digests(MARKER)):
-            assert form not in answer.body.decode()
+        assert not shown_in(answer.body, FORMS)
 
 
 async def test_an_agent_that_does_not_promise_to_keep_secrets_is_sent_none() -> None:
@@ -233,9 +232,19 @@ async def test_a_value_that_is_no_text_is_missing() -> None:
 async def test_no_object_event_log_metric_or_etag_shows_a_secret(
     caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    said: dict[str, str] = {}
     async with lab_with() as lab:
         url = {"name": "URL", "value": "https://u:$(PASSWORD)@host"}
-        await lab.declare("leaf-1", execution=execution(url, expandVariables=True, files=[KEY_FILE]))
+        approved = {**KEY_FILE, "path": "etc/approved", "onChange": "Restart"}
+        await lab.declare("leaf-1", execution=execution(url, expandVariables=True, files=[KEY_FILE, approved]))
+
+        def look(when: str) -> None:
+            kinds = (DEVICE_PROCESSES, NETWORK_SWITCHES, EVENTS, LEASES, CONFIG_MAPS)
+            said[f"objects {when}"] = str([lab.kube.objects(kind) for kind in kinds])
+            said[f"metrics {when}"] = generate_latest(lab.registry).decode()
+            for name, held in held_by(lab).items():
+                said[f"{name} {when}"] = repr(held)
+
         answer = await answer_of(client(lab))
         item = answer.json()["items"][0]
         assert item["fileValues"]
@@ -244,16 +253,83 @@ async def test_no_object_event_log_metric_or_etag_shows_a_secret(
             body = {"heartbeat": True, "observations": [seen | more]}
             await client(lab).post("/v1/devices/leaf-1/report", body)
             await lab.clock.advance(2)
+        await lab.clock.advance(60)
+        assert "secret/login key password" in str(lab.kube.objects(CONFIG_MAPS)), "a digest of it is written"
+        look("while it is there")
         await lab.settled(lab.kube.delete(SECRETS, Key("lab", "login")))
         await client(lab).post("/v1/devices/leaf-1/report", {"heartbeat": True, "observations": [seen]})
         await lab.clock.advance(60)
-        objects = [lab.kube.objects(kind) for kind in (DEVICE_PROCESSES, NETWORK_SWITCHES, EVENTS, LEASES)]
-        metrics = generate_latest(lab.registry).decode()
-        store = repr(lab.gateway._fleet.references) + repr(list(lab.gateway._fleet.rows()))
-        said = [str(objects), caplog.text, str(capsys.readouterr()), metrics, str(dict(answer.headers)), store]
-        said.append(str({name: value for name, value in item.items() if name not in ("values", "fileValues")}))
-    for text in (MARKER, *digests(MARKER), *digests(f'{{"PASSWORD":"{MARKER}"}}')):
-        assert [each for each in said if text in each] == []
+        look("when it is gone")
+        said["headers"] = str(dict(answer.headers))
+        said["item"] = str({name: value for name, value in item.items() if name not in ("values", "fileValues")})
+    said |= {"log": caplog.text, "output": str(capsys.readouterr())}
+    shown = {name: found for name, text in said.items() if (found := shown_in(text, FORMS))}
+    assert not shown
+
+
+def held_by(lab: GatewayLab) -> dict[str, object]:
+    """Return what a log line or a traceback could repeat of what *lab* holds in its memory."""
+    fleet = lab.gateway._fleet
+    device = fleet.device("leaf-1")
+    assert device is not None
+    return {
+        "store": fleet.references,
+        "index": fleet,
+        "device": device,
+        "rows": list(fleet.rows()),
+        "resolved": [device.resolved(row) for row in device.served],
+        "session": device.session,
+        "gateway": lab.gateway,
+        "settings": Credentials(tokens=(MARKER,), secrets=(MARKER,)),
+        "verifier": TokenVerifier(shared=(MARKER.encode(),), secrets=(MARKER.encode(),)),
+    }
+
+
+async def test_what_the_gateway_holds_does_not_show_a_secret_while_it_is_there() -> None:
+    async with lab_with() as lab:
+        await lab.declare("leaf-1", execution=execution(files=[KEY_FILE]))
+        assert (await item_of(client(lab)))["values"] == {"PASSWORD": MARKER}
+        for name, held in held_by(lab).items():
+            assert not shown_in(repr(held), FORMS), name
+
+
+@pytest.fixture
+def _logging() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
+
+
+@pytest.mark.usefixtures("_logging")
+@pytest.mark.parametrize("server", [ServerKind.HYPERCORN, ServerKind.UVICORN])
+@pytest.mark.parametrize("log_format", ["text", "json"])
+async def test_a_crash_with_a_secret_at_hand_does_not_log_it(
+    server: ServerKind, log_format: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with lab_with(tls_terminated=True) as lab:
+        await lab.declare("leaf-1", execution=execution(files=[KEY_FILE]))
+
+        def crash(device: str, heartbeat_s: int, rows: Any, features: Any, resolved: Any) -> bytes:
+            found = [resolved(row) for row in rows]
+            assert found[0].values == {"PASSWORD": MARKER}
+            raise RuntimeError(f"cannot render {found!r} of {held_by(lab)!r}")
+
+        monkeypatch.setattr("praetor_gateway.http.device_api.render", crash)
+        configure_logs("debug", log_format)
+        async with listening(lab.gateway.app, server=server) as listener:
+            reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+            head = f"X-Device-Token: {OWN}\r\nPraetor-Features: {KNOWS}\r\nConnection: close\r\n\r\n"
+            writer.write(f"GET /v1/devices/leaf-1/desired HTTP/1.1\r\nHost: x\r\n{head}".encode())
+            answer = await reader.read()
+            writer.close()
+    said = str(capsys.readouterr())
+    assert answer.startswith(b"HTTP/1.1 500 ")
+    assert "cannot render" in said
+    assert not shown_in(said, FORMS)
+    assert not shown_in(answer, FORMS)
 
 
 @pytest.mark.parametrize("server", [ServerKind.HYPERCORN, ServerKind.UVICORN])

@@ -50,7 +50,7 @@ class RunSettings:
     gateway: str
     device: str
     state_dir: Path
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
     token_file: Path | None = None
     ca_bundle: str | None = None
     proxy: str | None = None

@@ -255,7 +255,7 @@ class DesiredItem:
     values: Annotated[
         Optional[Mapping[str, Annotated[str, Constraint(max_length=32768)]]],
         Constraint(max_items=256, feature=VALUES_FEATURE),
-    ] = None
+    ] = dataclass_field(default=None, repr=False)
     values_hash: Annotated[Optional[str], Constraint(max_length=128, feature=VALUES_FEATURE)] = None
     file_values: Annotated[
         Optional[tuple[FileValue, ...]], Constraint(max_items=32, feature=FILE_REFERENCES_FEATURE)

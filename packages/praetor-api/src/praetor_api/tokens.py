@@ -9,6 +9,7 @@ path on which a token that matches nothing is accepted.
 from __future__ import annotations
 
 import hmac
+from dataclasses import field
 
 from praetor_api.backports import StrEnum, dataclass
 
@@ -40,8 +41,8 @@ def device_token(secret: bytes, device: str, epoch: int = 0) -> str:
 class TokenVerifier:
     """Accepts a shared token, and tokens derived from any active secret (newest first, so that they can be rotated)."""
 
-    shared: tuple[bytes, ...] = ()
-    secrets: tuple[bytes, ...] = ()
+    shared: tuple[bytes, ...] = field(default=(), repr=False)
+    secrets: tuple[bytes, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         if not self.shared and not self.secrets:

@@ -476,7 +476,7 @@ class Started:
 
     command: tuple[str, ...]
     args: tuple[str, ...]
-    env: Mapping[str, str]
+    env: Mapping[str, str] = field(repr=False)
 
 
 def expanded(text: str, env: Mapping[str, str]) -> str:

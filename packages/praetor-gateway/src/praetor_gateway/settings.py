@@ -6,7 +6,7 @@ from __future__ import annotations
 from enum import StrEnum, auto
 from pathlib import Path
 
-from attrs import frozen
+from attrs import field, frozen
 
 from praetor_api.kube.options import BadOption, BindAddress
 from praetor_api.tokens import TokenVerifier
@@ -25,9 +25,9 @@ class ServerKind(StrEnum):
 class Credentials:
     """Tokens and secrets as given: in flags, or in files of one per line, newest first."""
 
-    tokens: tuple[str, ...] = ()
+    tokens: tuple[str, ...] = field(default=(), repr=False)
     token_files: tuple[Path, ...] = ()
-    secrets: tuple[str, ...] = ()
+    secrets: tuple[str, ...] = field(default=(), repr=False)
     secret_files: tuple[Path, ...] = ()
 
     def __bool__(self) -> bool:
@@ -43,7 +43,7 @@ class PeerSettings:
 
     addr: BindAddress
     advertise: str
-    tokens: tuple[str, ...]
+    tokens: tuple[str, ...] = field(repr=False)
     token_file: Path | None = None
 
     def read(self) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import pwd
 from collections.abc import Mapping
+from dataclasses import field
 from pathlib import Path
 
 from praetor_agent.core.model import Revision
@@ -75,7 +76,7 @@ class Command:
     name: str
     spec_hash: str
     argv: tuple[str, ...]
-    env: Mapping[str, str]
+    env: Mapping[str, str] = field(repr=False)
     working_dir: str
     user: str | None
     resources: Resources | None
@@ -129,7 +130,7 @@ class Probe:
     """A health probe ready to be executed: beside the process, as the same user."""
 
     argv: tuple[str, ...]
-    env: Mapping[str, str]
+    env: Mapping[str, str] = field(repr=False)
     working_dir: str
     user: str | None
     timeout_seconds: int

@@ -11,6 +11,7 @@ import shutil
 import stat
 from collections.abc import Collection, Iterable
 from contextlib import suppress
+from dataclasses import field as dataclass_field
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,7 +38,7 @@ class _Change:
 
     field: str
     entry: Entry
-    content: bytes
+    content: bytes = dataclass_field(repr=False)
 
 
 class FileStore:

@@ -62,8 +62,8 @@ class SimulateSettings:
     devices: Sequence[str]
     processes: int | None
     sources: Sequence[str]
-    token: str | None
-    secret: bytes | None
+    token: str | None = field(repr=False)
+    secret: bytes | None = field(repr=False)
     ca_bundle: str | None
     start_splay: float
     fail_rate: float

@@ -97,11 +97,11 @@ class ReferenceStore:
     namespaces: frozenset[str] = frozenset()
     changed: Callable[[Iterable[Key]], None] = lambda _: None
     _keys: tuple[bytes, ...] = field(default=(b"",), repr=False)
-    _objects: dict[tuple[str, Key], Mapping[str, Value]] = field(factory=dict, init=False)
+    _objects: dict[tuple[str, Key], Mapping[str, Value]] = field(factory=dict, init=False, repr=False)
     _readable: set[tuple[str, str]] = field(factory=set, init=False)
     _templates: dict[tuple[str, int], _Template] = field(factory=dict, init=False)
     _naming: dict[tuple[str, Key], list[_Template]] = field(factory=dict, init=False)
-    _digested: dict[tuple[str, Key], Mapping[str, Sequence[str]]] = field(factory=dict, init=False)
+    _digested: dict[tuple[str, Key], Mapping[str, Sequence[str]]] = field(factory=dict, init=False, repr=False)
 
     def __len__(self) -> int:
         return len(self._objects)

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from attrs import define
+from attrs import define, field
 
 from praetor_api.conditions import ConditionType
 from praetor_api.kube.conditions import is_true
@@ -80,7 +80,7 @@ class DeviceSession:
     duplicate: str | None = None
     features: frozenset[str] = frozenset()
     accepted: tuple[Any, int, Any] | None = None
-    token: bytes = b""
+    token: bytes = field(default=b"", repr=False)
     unreported: tuple[str, ...] = ()
     behind: tuple[Poll, float] | None = None
     _heard_of: tuple[str, ...] = ()

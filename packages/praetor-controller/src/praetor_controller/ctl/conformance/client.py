@@ -46,7 +46,7 @@ class DeviceClient:
 
     url: str
     device: str
-    token: str
+    token: str = field(repr=False)
     shared: bool = False
     tls: ssl.SSLContext | None = field(default=None)
 

@@ -60,7 +60,7 @@ class ScriptedGateway:
     """
 
     device: str
-    token: str
+    token: str = field(repr=False)
     away: bool = False
     resync: bool = False
     quiet: bool = False

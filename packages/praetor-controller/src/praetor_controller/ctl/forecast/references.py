@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from attrs import frozen
+from attrs import field, frozen
 
 from praetor_api.kube.client.errors import Forbidden, NotFound
 from praetor_api.kube.client.resource import Key
@@ -35,7 +35,7 @@ class ReadObjects:
     With *masks* no Secret was read, and read() returns words in its place.
     """
 
-    values: Mapping[tuple[str, str], Mapping[str, Value]]
+    values: Mapping[tuple[str, str], Mapping[str, Value]] = field(repr=False)
     refused: frozenset[tuple[str, str]]
     masks: bool = False
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from attrs import asdict, frozen
+from attrs import asdict, field, frozen
 
 from praetor_api.kube.client.resource import Key
 from praetor_api.tokens import device_token
@@ -31,7 +31,7 @@ class Minted:
 
     device: str
     epoch: int
-    token: str
+    token: str = field(repr=False)
 
 
 @click.command("token")
