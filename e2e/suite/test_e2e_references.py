@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import os
 import secrets
@@ -12,6 +10,7 @@ import signal
 import stat
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -32,7 +31,8 @@ from e2e.suite.delivered import put_config_map, put_secret, reading_gateway
 from e2e.suite.fleet import AgentFleet
 from e2e.suite.readiness import await_ready
 from e2e.suite.running import argv_of, environment_of, is_alive, output_of
-from e2e.suite.workloads import shell
+from e2e.suite.workloads import probed, shell
+from secret_forms import forms, shown_in
 
 pytestmark = pytest.mark.needs(Capability.PROGRAMS)
 
@@ -246,14 +246,14 @@ KINDS = (
     "apis/coordination.k8s.io/v1/{}/leases",
     "api/v1/{}/configmaps",
 )
+DIGESTS = "api/v1/namespaces/{}/configmaps/praetor-file-digests"
 
 
-def forms(text: str) -> tuple[bytes, ...]:
-    """Return *text*, and what could stand for it without being it."""
-    raw = text.encode()
-    made = [hashlib.new(name, raw, usedforsecurity=False).digest() for name in ("sha256", "sha1", "md5")]
-    encoded = [base64.b64encode(each).rstrip(b"=") for each in (raw, *made)]
-    return (raw, *encoded, *(each.hex().encode() for each in made))
+def forms_of(kube: Kube, value: bytes) -> frozenset[bytes]:
+    """Return what could stand for *value* of the Secret, or for what holds it, without being it."""
+    sources = (f"secret/{name} key {key}" for name in ("login", "restarts") for key in ("password", "image"))
+    digested = (b"\0".join((b"content", kube.namespace.encode(), each.encode(), value)) for each in sources)
+    return forms(value, b"PASSWORD=" + value, b'{"PASSWORD":"%b"}' % value, *digested)
 
 
 @pytest.fixture
@@ -271,10 +271,10 @@ def test_a_secret_is_in_the_process_and_in_files_of_the_agents_user_alone(
     fleet: AgentFleet, kube: Kube, api: RawApi, stack: Stack, gateway: Server, decisions: Path
 ) -> None:
     marker = f"hunter2-{secrets.token_hex(8)}"
-    found = forms(marker)
     image = secrets.token_bytes(24)  # no text
-    found += image, base64.b64encode(image), image.hex().encode()
+    found = forms_of(kube, marker.encode()) | forms_of(kube, image)
     put_secret(api, kube, password=marker.encode(), image=image)
+    put_secret(api, kube, "restarts", password=marker.encode())
     (device,) = power_on(fleet, gateway, 1)
     spec = shell("trap : HUP; while :; do sleep 0.1; done", "--of=$(USER_NAME)")
     url = {"name": "URL", "value": "https://u:$(PASSWORD)@host"}
@@ -282,6 +282,7 @@ def test_a_secret_is_in_the_process_and_in_files_of_the_agents_user_alone(
     files = [
         {"path": "etc/password", "secretKeyRef": {"name": "login", "key": "password"}, "onChange": "Signal"},
         {"path": "etc/image", "secretKeyRef": {"name": "login", "key": "image"}, "mode": "0400"},
+        {"path": "etc/approved", "secretKeyRef": {"name": "restarts", "key": "password"}, "onChange": "Restart"},
     ]
     spec["execution"] |= {"env": env, "expandVariables": True, "files": files}
     kube.apply(deployment("agent", spec))
@@ -306,27 +307,34 @@ def test_a_secret_is_in_the_process_and_in_files_of_the_agents_user_alone(
     other = spec | {"execution": spec["execution"] | {"files": gone}}
     said["plan of files"] = ctl("plan", "-f", "-", text=json.dumps(deployment("agent", other)))
     assert "file etc/other: is new: mode 0600, from secret/login key password" in said["plan of files"]
+
+    def look(when: str) -> None:
+        namespaces = (kube.namespace, stack.settings.system_namespace)
+        for collection in (kind.format(f"namespaces/{namespace}") for kind in KINDS for namespace in namespaces):
+            said[f"{collection} {when}"] = json.dumps(accepted(api.get(f"/{collection}")))
+        said[f"metrics {when}"] = gateway.metrics()
+
+    eventually(
+        lambda: json.dumps(accepted(api.get(f"/{DIGESTS.format(stack.settings.system_namespace)}"))),
+        lambda text: "secret/restarts key password" in text,
+        what="the gateways say which contents there are",
+    )
+    look("before the rotation")
+    assert [name for name, text in said.items() if "approved" in text and "deviceprocesses" in name]
     put_secret(api, kube, password=b"another")
     eventually(
         lambda: conditions(kube.processes()[device]).get("ValuesOutdated", {}).get("status"),
         lambda status: status == "True",
         what="the process says that it runs with the older value",
     )
-    namespaces = (kube.namespace, stack.settings.system_namespace)
-    for collection in (kind.format(f"namespaces/{namespace}") for kind in KINDS for namespace in namespaces):
-        said[collection] = json.dumps(accepted(api.get(f"/{collection}")))
-    assert "secret/login key image" in "".join(said.values()), "the gateways say which contents there are"
+    look("after the rotation")
     said["decisions"] = eventually(decisions.read_text, lambda text: device in text, what="decisions are recorded")
     said["replay"] = ctl("replay", str(decisions))
-    shown = {name: [form for form in found if form in text.encode()] for name, text in said.items()}
-    assert not any(shown.values()), shown
+    shown = {name: seen for name, text in said.items() if (seen := shown_in(text, found))}
+    assert not shown
     arguments = [each.read_bytes() for each in Path("/proc").glob("[0-9]*/cmdline") if _readable(each)]
-    assert not [each for each in arguments if any(form in each for form in found)]
-    kept = {
-        each: stat.S_IMODE(each.stat().st_mode)
-        for each in stack.workdir.rglob("*")
-        if each.is_file() and any(form in each.read_bytes() for form in found)
-    }
+    assert not [each for each in arguments if shown_in(each, found)]
+    kept = kept_in(stack.workdir, found)
     assert kept, "the agent keeps what it starts processes with"
     state = fleet.agent(device).state_dir
     assert all(mode in (0o600, 0o400) and each.is_relative_to(state) for each, mode in kept.items())
@@ -334,6 +342,46 @@ def test_a_secret_is_in_the_process_and_in_files_of_the_agents_user_alone(
     eventually(lambda: (own / "password").read_text(), "another".__eq__, what="the program's file has the new value")
     kube.delete(DEPLOYMENTS, "agent")
     eventually(lambda: (state / "files").exists() and [*own.parent.rglob("*")], lambda left: not left, what="they go")
+    eventually(lambda: kept_in(stack.workdir, found), lambda kept: not kept, what="nothing of it is left on the device")
+
+
+def kept_in(folder: Path, looked_for: frozenset[bytes]) -> dict[Path, int]:
+    """Return the permissions of the files below *folder* that hold one of the forms *looked_for*."""
+    kept = {}
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):  # one that was replaced meanwhile
+            if path.is_file() and shown_in(path.read_bytes(), looked_for):
+                kept[path] = stat.S_IMODE(path.stat().st_mode)
+    return kept
+
+
+def test_a_program_and_a_probe_that_print_a_secret_as_they_fail_show_it_in_no_object(
+    fleet: AgentFleet, kube: Kube, api: RawApi, stack: Stack, gateway: Server
+) -> None:
+    marker = f"hunter2-{secrets.token_hex(8)}"
+    found = forms_of(kube, marker.encode())
+    put_secret(api, kube, password=marker.encode())
+    (device,) = power_on(fleet, gateway, 1)
+    spec = shell('ulimit -c 0; echo "it is $PASSWORD" >&2; trap "kill -SEGV $$" TERM; sleep infinity & wait')
+    spec["execution"]["env"] = [PASSWORD]
+    spec["healthCheck"] = probed(["/bin/sh", "-c", 'echo "not $PASSWORD"; exit 3'])
+    kube.apply(deployment("agent", spec))
+    process = eventually(
+        lambda: kube.processes().get(device, {}),
+        lambda process: "health check failed" in json.dumps(conditions(process)) if process else False,
+        what="the probe fails",
+    )
+    assert "exit status 3: not ***" in json.dumps(conditions(process))
+    os.kill(process["status"]["pid"], signal.SIGTERM)
+    tail = eventually(
+        lambda: kube.processes()[device]["status"].get("outputTail"), bool, what="the output of the crash is shown"
+    )
+    assert tail == "it is ***\n"
+    said = {kind: json.dumps(accepted(api.get(f"/{kind.format(f'namespaces/{kube.namespace}')}"))) for kind in KINDS}
+    said["agent status"] = json.dumps(fleet.agent(device).status())
+    said["log"] = fleet.agent(device).program.log.read_text() + gateway.program.log.read_text()
+    assert "it is ***" in said["agent status"]
+    assert not {name: seen for name, text in said.items() if (seen := shown_in(text, found))}
 
 
 def _readable(path: Path) -> bool:

@@ -10,7 +10,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import field
 from datetime import datetime, timezone
@@ -293,15 +293,24 @@ def _handler(gateway: FakeGateway) -> type[BaseHTTPRequestHandler]:
 
 @contextmanager
 def running_agent(
-    gateway: FakeGateway, state: Path, *flags: str, **environment: str
+    gateway: FakeGateway,
+    state: Path,
+    *flags: str,
+    program: Sequence[str] = ("-m", "praetor_agent"),
+    log: Path = Path(os.devnull),
+    **environment: str,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run an agent of the device leaf-1, whose token is `t`, in a process of its own; its processes end with it."""
+    """Run an agent of the device leaf-1, whose token is `t`, in a process of its own; its processes end with it.
+
+    *program* are the words for Python that start it, and *log* is where it logs.
+    """
     command = (
-        sys.executable, "-m", "praetor_agent", "run", "--gateway", gateway.url, "--device", "leaf-1",
+        sys.executable, *program, "run", "--gateway", gateway.url, "--device", "leaf-1",
         "--state-dir", str(state), "--start-splay", "0", *flags,
     )  # fmt: skip
     environment = {**os.environ, "PRAETOR_AGENT_TOKEN": "t", **environment}
-    agent = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    with log.open("ab") as errors:
+        agent = subprocess.Popen(command, env=environment, stderr=errors)
     try:
         yield agent
     finally:

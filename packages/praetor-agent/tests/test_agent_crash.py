@@ -413,6 +413,23 @@ def test_after_a_kill_at_any_step_the_next_agent_completes_the_change(
     assert point > 20, "so few steps cannot be all"
 
 
+def test_a_secret_of_a_deleted_process_is_gone_after_a_kill_at_any_step(new_device: Any) -> None:
+    source = {"secretKeyRef": {"name": "login", "key": "password"}}
+    execution = {"env": [{"name": "PASSWORD", "valueFrom": source}]}
+    given = {"values": {"PASSWORD": "hunter2-5up3r"}, "valuesHash": "hmac-sha256:1"}
+    secretive = item("secretive", process_spec("/bin/sleep", "4", execution=execution)) | given
+    change = (SIDE, secretive), (SIDE,), (SIDE,)
+    for point in count(1):
+        device = new_device()
+        step = killed_at(device, change, point)
+        if step is None:
+            break
+        recover(device, change)
+        left = [file.name for file in device.directory.iterdir() if file.is_file() and b"5up3r" in file.read_bytes()]
+        assert left == [], f"killed at step {point}, {step}"
+    assert point > 20, "so few steps cannot be all"
+
+
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_after_a_power_cut_at_any_step_the_next_agent_completes_the_change(new_device: Any, change: Change) -> None:
     """For every step, all that the disk may hold then: of the names that were not flushed none, some or all."""

@@ -16,6 +16,7 @@ from praetor_agent.artifacts.store import IMAGES, ArtifactStore
 from praetor_agent.backends import procfs
 from praetor_agent.backends.probes import Probes
 from praetor_agent.clock import Pulse, SystemClock, Waker
+from praetor_agent.core.masking import Masking
 from praetor_agent.files.store import FileStore
 from praetor_agent.host import Backends, Host
 from praetor_agent.link.client import GatewayClient, address_of
@@ -23,6 +24,7 @@ from praetor_agent.link.facts import Facts, allowance_facts
 from praetor_agent.link.poller import Inbox, Poller
 from praetor_agent.link.reporter import Reporter
 from praetor_agent.loop import Dependencies, Loop
+from praetor_agent.masked_log import mask_log
 from praetor_agent.settings import RunSettings, loose_mode
 from praetor_agent.state import State, installation_id, lock_directory
 from praetor_api.protocol import Report
@@ -56,6 +58,8 @@ def run(settings: RunSettings) -> None:
 
 def _build(settings: RunSettings, waker: Waker) -> tuple[Poller, Reporter, Loop]:
     clock, state = SystemClock(), State(settings.state_dir)
+    masking = Masking()
+    mask_log(masking)
     boot_id = procfs.boot_id() or os.urandom(16).hex()
     installation_id(settings.state_dir, create=True)
     inbox = Inbox(waker.wake, state.load_desired(settings.device))
@@ -97,6 +101,7 @@ def _build(settings: RunSettings, waker: Waker) -> tuple[Poller, Reporter, Loop]
         waker.wake,
         splay,
         alive=pulse.wait,
+        masking=masking,
     )
     client = GatewayClient(address)
     poller = Poller(client, inbox, clock, reporter, wait=settings.poll_wait, splay=splay, alive=pulse.wait)
@@ -104,14 +109,15 @@ def _build(settings: RunSettings, waker: Waker) -> tuple[Poller, Reporter, Loop]
     dependencies = Dependencies(
         state=state,
         inbox=inbox,
-        host=Host(backends, backends.unavailable, fetcher, boot_id, settings.allowances, files),
-        probes=Probes(clock, probe, waker.wake, files.directory_of),
+        host=Host(backends, backends.unavailable, fetcher, boot_id, settings.allowances, files, masking),
+        probes=Probes(clock, probe, waker.wake, files.directory_of, masking),
         reporter=reporter,
         waker=waker,
         clock=clock,
         freeze_file=settings.freeze_file,
         proving_seconds=settings.proving_seconds,
         beat=pulse.beat,
+        masking=masking,
     )
     return poller, reporter, Loop(settings.device, dependencies)
 

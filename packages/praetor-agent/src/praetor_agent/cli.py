@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from praetor_agent import flags
 from praetor_agent.errors import AgentError, UsageError
 from praetor_agent.flags import ENVIRONMENT_PREFIX, LOG_LEVELS
+from praetor_agent.masked_log import MaskedFormatter
 from praetor_agent.settings import DEFAULT_ROOT, DEFAULT_STATE_DIR, RunSettings
 
 if TYPE_CHECKING:
@@ -280,7 +281,9 @@ _COMMANDS = {
 def _log(level: str) -> None:
     if level not in LOG_LEVELS:
         raise UsageError(f"--log-level: invalid choice {level!r}; choose one of {', '.join(LOG_LEVELS)}")
-    logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(MaskedFormatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    logging.basicConfig(level=level.upper(), handlers=[handler])
     logging.getLogger("urllib3").setLevel(logging.ERROR)
 
 

@@ -15,6 +15,7 @@ from praetor_agent.artifacts.fetcher import Fetcher
 from praetor_agent.backends import procfs
 from praetor_agent.backends.protocol import DEFINITIONS, PREFIX, Backend, KeepsDefinition, KeepsOutput, Owner
 from praetor_agent.core.allowances import NOTHING, Allowances
+from praetor_agent.core.masking import Masking
 from praetor_agent.core.model import Failure, FailureReason, Memory, Observed, ObservedDevice, Record, Revision
 from praetor_agent.core.reconcile import Refresh, Remove, Repair, Start, Stop
 from praetor_agent.errors import ArtifactGone, BackendError
@@ -54,8 +55,10 @@ class Host:
         boot_id: str,
         allowances: Allowances = NOTHING,
         files: FileStore | None = None,
+        masking: Masking | None = None,
     ) -> None:
         self.fetcher = fetcher
+        self._masking = masking or Masking()
         self._files = files
         self._allowances = allowances
         self.boot_id = boot_id
@@ -153,7 +156,10 @@ class Host:
             self._files.collect(used)
 
     def tail(self, record: Record) -> str:
-        """Return the end of what the process wrote, cleaned for display; "" if there is none or it cannot be read."""
+        """Return the end of what the process wrote, fit for display and without values of Secrets.
+
+        "" if there is none or it cannot be read.
+        """
         backend: object = self._backends.get(record.current.item.spec.execution.backend) if record.current else None
         if not isinstance(backend, KeepsOutput):
             return ""
@@ -162,7 +168,7 @@ class Host:
         except BackendError as e:
             log.warning("cannot read the output name=%s reason=%s", record.name, e)
             return ""
-        return clean_text(text)[-OUTPUT_CHARACTERS:]
+        return clean_text(self._masking(text, cut=True))[-OUTPUT_CHARACTERS:]
 
     def _command_of(self, revision: Revision, *, at_boot: bool) -> Command:
         from praetor_agent.backends.command import command_of

@@ -6,13 +6,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import field, replace
 from pathlib import Path
 
 from praetor_agent.backends.probes import Probes
 from praetor_agent.clock import PROGRESS, Clock, Waker, rfc3339
 from praetor_agent.core import restart
 from praetor_agent.core.health import Health
+from praetor_agent.core.masking import Masking
 from praetor_agent.core.model import Failure, FailureReason, Memory, ObservedDevice, Record, View
 from praetor_agent.core.reconcile import Action, Decision, Fetch, Refresh, Repair, Start, Stop, reconcile
 from praetor_agent.core.refresh import refreshed
@@ -41,7 +42,7 @@ _DESIRED, _MEMORY = "the desired state", "memory"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dependencies:
     """What the loop works with. Nothing is changed while *freeze_file* exists, and a version proves itself by running
-    for *proving_seconds*. *beat* is called when the loop makes progress.
+    for *proving_seconds*. *beat* is called when the loop makes progress, and *masking* is told which Secrets there are.
     """
 
     state: State
@@ -54,6 +55,7 @@ class Dependencies:
     freeze_file: Path
     proving_seconds: float = PROVING_SECONDS
     beat: Callable[[], None] = lambda: None
+    masking: Masking = field(default_factory=Masking)
 
 
 class Loop:
@@ -106,6 +108,7 @@ class Loop:
         self._retry_at = None
         self._repaired.clear()
         self._receive()
+        self._learn_secrets()
         if self._received is not None:  # first, so that a download makes no room at the cost of what is in use
             items = (*self._received.desired.items, *(revision.item for revision in revisions_of(self._memory)))
             self._deps.host.fetcher.keep(items, artifacts_of(self._memory))
@@ -131,6 +134,11 @@ class Loop:
         wakes += [self._retry_at, self._deps.host.fetcher.next_at(now), now + IDLE_SECONDS]
         pids = tuple(seen.watch for seen in device.observed.values() if seen.watch is not None)
         return min(at for at in wakes if at is not None), (*pids, *probes.pids())
+
+    def _learn_secrets(self) -> None:
+        """Know what must not be said of the versions that are to run, run, or may run again."""
+        items = self._received.desired.items if self._received is not None else ()
+        self._deps.masking.learn((*items, *(revision.item for revision in revisions_of(self._memory))))
 
     def _save_view(self) -> None:
         """Store for `praetor-agent status` what only this agent knows."""

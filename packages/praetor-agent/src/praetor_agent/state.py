@@ -11,15 +11,17 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from dataclasses import field
 from pathlib import Path
 from typing import Any, Optional
 
+from praetor_agent.core.masking import secret_values
 from praetor_agent.core.model import Memory, Record, View, durable
 from praetor_agent.errors import AgentError
 from praetor_api.backports import dataclass
-from praetor_api.protocol import Desired, read_desired
+from praetor_api.protocol import Desired, DesiredItem, read_desired
 from praetor_api.wire import WireError, clean_text, parse_json, read, write
 
 log = logging.getLogger(__name__)
@@ -56,15 +58,32 @@ class JsonFile:
             return False
         return True
 
-    def save(self, value: object, *, flush: bool = True) -> None:
+    def mentions(self, words: bytes) -> bool:
+        """Return whether *words* are in the latest or in the previous value; True if that cannot be read."""
+        for path in (self._path, self._previous):
+            try:
+                if words in path.read_bytes():
+                    return True
+            except FileNotFoundError:
+                continue
+            except OSError:
+                return True
+        return False
+
+    def save(self, value: object, *, flush: bool = True, both: bool = False) -> None:
         """Replace the value. After a crash of the agent at any moment, the new or the old value is found.
 
         A power cut may lose a value that was not *flush*ed to disk; the latest flushed one is found then, because
         only a flushed value is ever moved to `<name>.previous`.
+        With *both* it replaces the previous value, too, so that nothing is left of either.
         """
+        content = _encode(value)
+        if both:
+            replace_file(self._previous, content)
+            flush, self._is_flushed = True, False
         if self._is_flushed is None:  # an agent before this one may have left it without a flush
             self._is_flushed = self.intact() and _flush_file(self._path)
-        replace_file(self._path, _encode(value), keep=self._previous if self._is_flushed else None, flush=flush)
+        replace_file(self._path, content, keep=self._previous if self._is_flushed else None, flush=flush)
         self._is_flushed = flush
 
 
@@ -204,6 +223,8 @@ def read_freeze(path: Path) -> str | None:
 
 
 FORMAT = 1
+_SECRET_REFERENCE = b'"secretKeyRef"'
+"""In each stored spec that refers to a Secret."""
 LEAST_FREE_BYTES = 256 * 1024
 """With less free space the disk counts as full: the next record may not fit, and its process would be forgotten."""
 
@@ -213,7 +234,7 @@ class Received:
     """A desired state as the gateway sent it. *body* is kept because an upgraded agent may understand more of it."""
 
     etag: Optional[str]
-    body: Mapping[str, Any]
+    body: Mapping[str, Any] = field(repr=False)
     desired: Desired
 
 
@@ -225,6 +246,7 @@ class State:
         self._desired = JsonFile(directory / "desired.json")
         self._memory = JsonFile(directory / "memory.json")
         self._view = directory / "view.json"
+        self._secrets: dict[JsonFile, frozenset[str]] = {}
         self._written: Memory | None = None
         self._flushed: Memory | None = None
         self.newer: str | None = None
@@ -258,7 +280,8 @@ class State:
 
     def save_desired(self, device: str, received: Received) -> None:
         """Store *received* for a start of the agent without network."""
-        self._desired.save({"format": FORMAT, "device": device, "etag": received.etag, "body": received.body})
+        value = {"format": FORMAT, "device": device, "etag": received.etag, "body": received.body}
+        self._save(self._desired, value, received.desired.items)
 
     def load_memory(self) -> dict[str, Record]:
         """Return the stored records, as far as they can be read.
@@ -298,8 +321,19 @@ class State:
         if flush:
             self._flushed = None  # and flushes, whatever it stores: what a power cut would find then is unknown
         records = [write(memory[uid]) for uid in sorted(memory)]
-        self._memory.save({"format": FORMAT, "records": records}, flush=flush)
+        items = (each.item for record in memory.values() for each in (record.current, record.last_good) if each)
+        self._save(self._memory, {"format": FORMAT, "records": records}, items, flush=flush)
         self._written, self._flushed = dict(memory), kept
+
+    def _save(self, file: JsonFile, value: object, items: Iterable[DesiredItem], *, flush: bool = True) -> None:
+        """Store *value*, which has *items*; a Secret that none of them has any more is in no version of *file* then."""
+        now = frozenset(text for item in items for text in secret_values(item))
+        before = self._secrets.get(file)
+        gone = file.mentions(_SECRET_REFERENCE) if before is None else not before <= now
+        if before is not None:
+            self._secrets[file] = before | now  # if writing fails, both may be there
+        file.save(value, flush=flush, both=gone)
+        self._secrets[file] = now
 
     def load_view(self) -> View:
         """Return what an agent last stored for `praetor-agent status`."""

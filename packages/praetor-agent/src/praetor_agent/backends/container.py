@@ -23,6 +23,7 @@ from praetor_agent.backends.protocol import Owner, own_name, pass_on
 from praetor_agent.backends.resources import wanted
 from praetor_agent.clock import PROGRESS
 from praetor_agent.core.allowances import NOTHING, Allowances, is_within, not_allowed
+from praetor_agent.core.masking import ending
 from praetor_agent.core.model import Observed, Revision
 from praetor_agent.core.restart import reason_of
 from praetor_agent.errors import ArtifactGone, BackendError, StartError
@@ -68,7 +69,7 @@ class Runtime:
         finally:
             PROGRESS.get()()
         if done.returncode != 0:
-            reason = (done.stderr or b"").decode(errors="replace").strip()[-400:]
+            reason = ending((done.stderr or b"").decode(errors="replace").strip(), 400)
             raise BackendError(f"{self.name} {words[0]} failed ({done.returncode}): {reason}")
         return done.stdout.decode(errors="replace")
 

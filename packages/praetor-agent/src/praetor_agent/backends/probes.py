@@ -23,6 +23,7 @@ from praetor_agent.clock import Clock
 from praetor_agent.core import health as healths
 from praetor_agent.core import reboot
 from praetor_agent.core.health import Health
+from praetor_agent.core.masking import Masking
 from praetor_agent.core.model import Memory, ObservedDevice, Revision
 from praetor_agent.errors import StartError
 from praetor_api.backports import dataclass
@@ -61,9 +62,10 @@ class Probes:
         probe: Callable[..., Probe] | None = None,
         wake: Callable[[], None] = lambda: None,
         files: Callable[[DesiredItem], str] = lambda _: "",
+        masking: Masking | None = None,
     ) -> None:
         self.health: dict[str, Health] = {}
-        self._prober = Prober(wake)
+        self._prober = Prober(wake, masking)
         self._probe = probe
         self._files = files
         self._clock = clock
@@ -148,10 +150,10 @@ class _Output:
         self._thread = Thread(target=self._read, name="probe output", daemon=True)
         self._thread.start()
 
-    def words(self) -> str:
+    def words(self, mask: Masking) -> str:
         """Return the last line of it that says something, at most 200 characters; "" if there is none."""
         self._thread.join(DRAIN_SECONDS)  # something that the probe left may keep the pipe open without an end
-        return last_line(self._end.decode(errors="replace"))
+        return last_line(mask(self._end.decode(errors="replace"), cut=True))
 
     def _read(self) -> None:
         with self._pipe:
@@ -187,8 +189,8 @@ class _Command:
         code = self._process.returncode
         return None if code == 0 else f"exit status {code}" if code > 0 else f"ended by signal {-code}"
 
-    def words(self) -> str:
-        return self._output.words()
+    def words(self, mask: Masking) -> str:
+        return self._output.words(mask)
 
     def end(self) -> None:
         """Kill it with its children."""
@@ -219,8 +221,8 @@ class _Exchange:
         """Return why it failed, after it ended; None for a success."""
         return self._result[0] if self._result is not None else None
 
-    def words(self) -> str:
-        return self._result[1] if self._result is not None and not self._unwanted else ""
+    def words(self, mask: Masking) -> str:
+        return last_line(mask(self._result[1])) if self._result is not None and not self._unwanted else ""
 
     def end(self) -> None:
         """Hang up. Its thread ends at once, unless it waits for a name server."""
@@ -238,7 +240,7 @@ class _Exchange:
         except OSError as e:
             result = f"{self._what} failed ({last_line(e.strerror or str(e)) or type(e).__name__})", ""
         except (HTTPException, ValueError) as e:
-            result = f"{self._what} failed", last_line(str(e)) or type(e).__name__
+            result = f"{self._what} failed", str(e) if last_line(str(e)) else type(e).__name__
         finally:
             self._result = result
             self._wake()
@@ -297,7 +299,7 @@ class _Exchange:
             path = (onward.path or "/") + ("?" + onward.query if onward.query else "")
         else:
             return f"{self._what} redirects more than {MAX_REDIRECTS} times", ""
-        return None if 200 <= status < 400 else f"{self._what} answered {status}", last_line(reason)
+        return None if 200 <= status < 400 else f"{self._what} answered {status}", reason
 
     def _secured(self, peer: socket.socket, host: str) -> socket.socket:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -374,7 +376,8 @@ class Result:
 class Prober:
     """At most one probe at a time for each process. *wake* is called when one over the network ended."""
 
-    def __init__(self, wake: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, wake: Callable[[], None] = lambda: None, masking: Masking | None = None) -> None:
+        self._masking = masking or Masking()
         self._probes: dict[str, _Running] = {}
         self._unwanted: list[tuple[str, _Exchange]] = []
         self._wake = wake
@@ -401,7 +404,7 @@ class Prober:
                 continue
             self._end(uid)
             problem = running.probe.problem() if in_time else f"no answer within {running.timeout} s"
-            said = running.probe.words() if problem is not None else ""
+            said = running.probe.words(self._masking) if problem is not None else ""
             problem = f"{problem}: {said}" if said else problem
             ended[uid] = Result(handle=running.handle, problem=problem)
         return ended

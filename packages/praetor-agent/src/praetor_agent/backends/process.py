@@ -23,6 +23,7 @@ from typing import IO
 
 from praetor_agent.backends import procfs, resources
 from praetor_agent.backends.command import Command, Identity, identity_of, shown
+from praetor_agent.core.masking import ending
 from praetor_agent.core.model import Observed, TerminationReason
 from praetor_agent.core.restart import START_ERROR_EXIT_CODE, reason_of
 from praetor_agent.errors import BackendError, StartError
@@ -149,7 +150,7 @@ class ProcessBackend:
             )
         except (OSError, subprocess.TimeoutExpired) as e:
             raise StartError(f"the supervising shim cannot be started: {e}") from e
-        return done.stdout.decode(errors="replace") or done.stderr.decode(errors="replace")[-500:]
+        return done.stdout.decode(errors="replace") or ending(done.stderr.decode(errors="replace"), 500)
 
     def _job(self, command: Command, place: Path, identity: Identity | None) -> bytes:
         head = "\n".join((command.uid, command.spec_hash, self._boot_of_job()))

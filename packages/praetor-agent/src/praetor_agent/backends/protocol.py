@@ -15,6 +15,7 @@ from signal import Signals
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from praetor_agent.clock import PROGRESS
+from praetor_agent.core.masking import ending
 from praetor_agent.core.model import Observed
 from praetor_agent.errors import BackendError
 from praetor_api.backports import dataclass
@@ -153,5 +154,5 @@ def call(*command: str, timeout: float = CALL_SECONDS, env: Mapping[str, str] | 
         PROGRESS.get()()
     if done.returncode:
         complaint = (done.stderr.strip() or done.stdout.strip()).decode(errors="replace")
-        raise BackendError(f"{name} failed ({done.returncode}): {complaint[-400:]}")
+        raise BackendError(f"{name} failed ({done.returncode}): {ending(complaint, 400)}")
     return done.stdout.decode(errors="replace")

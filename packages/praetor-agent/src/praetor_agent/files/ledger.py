@@ -124,7 +124,8 @@ class Ledger:
         """Store *entries*; OSError if they cannot be stored, and then the old ones stay."""
         if self.newer is not None:
             raise OSError(self.newer)
-        self._file.save({"format": FORMAT, "files": [write(entries[path]) for path in sorted(entries)]})
+        value = {"format": FORMAT, "files": [write(entries[path]) for path in sorted(entries)]}
+        self._file.save(value, both=not entries.keys() >= self.entries.keys())  # nor is a digest left of what is gone
         self.entries = dict(entries)
 
 

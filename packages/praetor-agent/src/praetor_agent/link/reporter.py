@@ -13,6 +13,7 @@ from threading import Event, Thread
 from praetor_agent.clock import MAX_WAIT_SECONDS, Clock, rfc3339
 from praetor_agent.core import report as reports
 from praetor_agent.core.health import Health
+from praetor_agent.core.masking import Masking
 from praetor_agent.core.model import Exchange, Memory, ObservedDevice
 from praetor_agent.core.report import Observations, ReportState
 from praetor_agent.errors import GatewayError
@@ -75,7 +76,9 @@ class Reporter:
         wake: Callable[[], None] = lambda: None,
         splay: float = 0.0,
         alive: Callable[[], None] = lambda: None,
+        masking: Masking | None = None,
     ) -> None:
+        self._masking = masking or Masking()
         self._alive = alive
         self._polled: deque[PollAnswer] = deque()
         self._quiet: bool | None = None
@@ -106,11 +109,9 @@ class Reporter:
         ask_at: float | None = None,
     ) -> None:
         """Let the next report be about this and no longer about what was offered before; wait for nothing."""
-        latest = _Offer(
-            current=reports.observations(desired, memory, device, health, self._clock.now()),
-            desired=desired,
-            ask_at=ask_at,
-        )
+        found = reports.observations(desired, memory, device, health, self._clock.now())
+        current = {uid: self._masking.reported(seen) for uid, seen in found.items()}
+        latest = _Offer(current=current, desired=desired, ask_at=ask_at)
         if latest != self._latest:
             self._latest = latest
             self._offered.set()

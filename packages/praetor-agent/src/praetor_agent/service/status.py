@@ -18,10 +18,11 @@ from pathlib import Path
 
 from praetor_agent.backends import procfs
 from praetor_agent.clock import Clock, SystemClock, rfc3339
+from praetor_agent.core.masking import Masking
 from praetor_agent.core.model import Exchange, Observed, ObservedDevice, Record
 from praetor_agent.core.report import observations
 from praetor_agent.errors import AgentError, BackendError
-from praetor_agent.host import Backends
+from praetor_agent.host import Backends, revisions_of
 from praetor_agent.state import Received, State, is_locked, read_freeze
 from praetor_api.backports import dataclass
 from praetor_api.protocol import Observation
@@ -65,7 +66,10 @@ def shown_of(state_dir: Path, freeze_file: Path) -> Shown:
         for uid, one in view.health.items()
         if uid in observed.observed and observed.observed[uid].handle == one.handle
     }
-    shown = observations(received.desired if received else None, memory, observed, health, clock.now())
+    items = (*(received.desired.items if received else ()), *(revision.item for revision in revisions_of(memory)))
+    masking = Masking(items)
+    found = observations(received.desired if received else None, memory, observed, health, clock.now())
+    shown = {uid: masking.reported(seen) for uid, seen in found.items()}
     return Shown(
         device=device,
         received=received,
