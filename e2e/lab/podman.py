@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Collection
 from pathlib import Path
 
 PODMAN = ("podman", "--runtime", "runc", "--cgroup-manager", "cgroupfs")
@@ -46,3 +47,26 @@ def made_image(name: str, workdir: Path) -> str:
     subprocess.run(("tar", "-C", str(root), "-cf", f"{root}.tar", "."), check=True)
     podman("import", f"{root}.tar", f"{name}:1")
     return f"{name}@{json.loads(podman('image', 'inspect', f'{name}:1'))[0]['Digest']}"
+
+
+def kept_in_storage(texts: Collection[str]) -> dict[Path, bool]:
+    """Return the files of podman's storage that hold one of *texts*, and whether users other than root can read each.
+
+    The root file systems of containers are left out: they are what the program itself writes and mounts.
+    """
+    words = [word for text in texts for word in ("-e", text)]
+    folders = podman("info", "--format", "{{.Store.GraphRoot}} {{.Store.RunRoot}}").split()
+    searched = [
+        folder for each in (*folders, "/run/libpod", "/run/runc", "/run/crun") if (folder := Path(each)).is_dir()
+    ]
+    command = ("grep", "-rlF", "--devices=skip", "--exclude-dir=merged", *words, *map(str, searched))
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    return {path: _is_open(path) for path in map(Path, done.stdout.splitlines())}
+
+
+def _is_open(path: Path) -> bool:
+    """Return whether others than root can read the file *path*, through all the folders that lead to it."""
+    try:
+        return bool(path.stat().st_mode & 0o044) and all(each.stat().st_mode & 0o011 for each in path.parents)
+    except FileNotFoundError:
+        return False

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from contract.rawapi import RawApi
@@ -19,16 +19,22 @@ DELIVERED = {"azure.com/deliver": "true"}
 
 @contextmanager
 def reading_gateway(
-    stack: Stack, kube: Kube, api: RawApi, *more: str, name: str = "gateway-references"
+    stack: Stack,
+    kube: Kube,
+    api: RawApi,
+    *more: str,
+    name: str = "gateway-references",
+    tls: Sequence[str] = ("--tls-terminated",),
 ) -> Iterator[Server]:
-    """Run a gateway, with *more* flags, that may read ConfigMaps and Secrets of the namespace, as if behind a proxy.
+    """Run a gateway, with *more* flags, that may read ConfigMaps and Secrets of the namespace.
 
+    *tls* are the flags that say how connections are encrypted: by default as if a proxy did it.
     The stack's own gateway, which may not, is stopped.
     """
     role = read(COMPONENTS / "references")
     install(api, ({**each, "metadata": each["metadata"] | {"namespace": kube.namespace}} for each in role))
     stack.gateway.program.stop()
-    flags = (f"--references-namespace={kube.namespace}", "--tls-terminated", *more)
+    flags = (f"--references-namespace={kube.namespace}", *tls, *more)
     server = stack.new_gateway(name, *flags)
     server.start()
     try:

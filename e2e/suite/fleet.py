@@ -34,14 +34,15 @@ class AgentFleet:
         device: str,
         gateway: Server | None = None,
         url: str | None = None,
+        token: str | None = None,
         variables: Mapping[str, str] | None = None,
     ) -> Agent:
         """Start an agent for *device*, with a fresh disk, which talks to *gateway* (the first one), or by *url*.
 
-        *variables* are further ones in its environment.
+        It has *token*, by default its own. *variables* are further ones in its environment.
         """
         self._mine.append(device)
-        return self.stack.add_agent(device, gateway=gateway, url=url, variables=variables)
+        return self.stack.add_agent(device, gateway=gateway, url=url, token=token, variables=variables)
 
     def add(self, number: int = 1, labels: Mapping[str, str] | None = None) -> tuple[str, ...]:
         """Declare devices, start their agents, and return their names once they are connected."""

@@ -20,7 +20,7 @@ from e2e.lab import debian, sysv
 from e2e.lab.agent import PLACE, STATE, start_agent
 from e2e.lab.device import LabDevice
 from e2e.lab.payload import install
-from e2e.lab.podman import OPTIONS, PODMAN, made_image, podman
+from e2e.lab.podman import OPTIONS, PODMAN, kept_in_storage, made_image, podman
 from e2e.lab.requirements import required
 from e2e.stack.ctl import Ctl
 from e2e.stack.kube import Kube, Object
@@ -282,3 +282,11 @@ def test_each_device_runs_what_render_says_and_one_that_is_too_old_keeps_what_it
                 found = files_with(device.booted, secret)
                 assert set(found.values()) <= {"600"}, found
                 assert bool(found) == (role != "d10")
+        kept = kept_in_storage(secret.values())
+        assert kept, "podman keeps what it starts a container with"
+        assert not [path for path, is_open in kept.items() if is_open], kept
+        home = stack.agents[fleet["host"].name].home
+        words = [each.encode() for each in secret.values()]
+        held = {path for path in home.rglob("*") if path.is_file() and any(each in path.read_bytes() for each in words)}
+        assert held
+        assert {path.stat().st_mode & 0o777 for path in held} <= {0o600}, held
