@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
 from attrs import evolve
 
 from controller_testing import NAMESPACE, START, deployment, process
+from kube_testing import copied
 from praetor_api.kube.client.resource import Key
 from praetor_api.kube.codec import encode
 from praetor_api.kube.objects import Condition, ConditionStatus
@@ -326,3 +328,13 @@ def test_a_round_of_writes_makes_one_event_of_each_kind() -> None:
         "updated 1 process",
         "the API refused a process: no room",
     ]
+
+
+def test_texts_of_devices_are_shared_and_not_interned() -> None:
+    said = "fact that a device says"
+    rows = [
+        project_device(copied({"metadata": {"name": name}, "status": {"facts": {"os": said}}})) for name in ("a", "b")
+    ]
+    first, second = (row.facts["os"] for row in rows if row.facts is not None)
+    assert first is second
+    assert sys.intern(copied(said)) is not first

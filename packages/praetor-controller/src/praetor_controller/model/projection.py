@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -29,6 +28,7 @@ from praetor_api.kube.objects import (
     LabelSelector,
     Phase,
 )
+from praetor_api.kube.texts import kept
 from praetor_api.names import device_reference
 from praetor_api.spec import DeviceKind
 from praetor_api.wire import clean_text
@@ -83,7 +83,7 @@ def project_device(obj: Mapping[str, Any], kind: DeviceKind = DeviceKind.NETWORK
         connected_since=connected.since,
         in_maintenance=maintenance is not None,
         maintenance_until=epoch((maintenance or {}).get("until")),
-        facts=None if reported is None else {sys.intern(name): sys.intern(str(reported[name])) for name in reported},
+        facts=None if reported is None else {kept(name): kept(str(reported[name])) for name in reported},
         features=_features(str((reported or {}).get("features", ""))),
         address=spec.get("managementAddress") or "",
     )
@@ -117,14 +117,14 @@ def project_process(obj: Mapping[str, Any]) -> ProcessRow:
         resource_version=metadata.get("resourceVersion", ""),
         device=_device(spec.get("deviceRef") or {}, namespace),
         owner=owner_of(metadata),
-        spec_hash=sys.intern(spec_hash({name: value for name, value in spec.items() if name != "deviceRef"})),
+        spec_hash=kept(spec_hash({name: value for name, value in spec.items() if name != "deviceRef"})),
         labels=_shared(frozenset((metadata.get("labels") or {}).items())),
         annotations=_shared(frozenset(item for item in annotations.items() if item[0] not in OWN_ANNOTATIONS)),
         annotated=bool(annotations),
-        revision=sys.intern(annotations.get(REVISION_ANNOTATION, "")),
-        managed=sys.intern(annotations.get(MANAGED_ANNOTATION, "")),
-        wave=sys.intern(annotations.get(WAVE_ANNOTATION, "")),
-        min_ready=sys.intern(annotations.get(MIN_READY_ANNOTATION, "")),
+        revision=kept(annotations.get(REVISION_ANNOTATION, "")),
+        managed=kept(annotations.get(MANAGED_ANNOTATION, "")),
+        wave=kept(annotations.get(WAVE_ANNOTATION, "")),
+        min_ready=kept(annotations.get(MIN_READY_ANNOTATION, "")),
         offered_at=offered_at,
         offer_stamp=offered_at or 0.0,
         created_at=epoch(metadata.get("creationTimestamp")) or 0.0,
@@ -267,7 +267,7 @@ def owner_of(metadata: Mapping[str, Any]) -> str | None:
     """Return the uid of the controlling owner; None without one."""
     for reference in metadata.get("ownerReferences") or ():
         if reference.get("controller"):
-            return sys.intern(reference.get("uid", ""))
+            return kept(reference.get("uid", ""))
     return None
 
 
@@ -349,7 +349,7 @@ def _held(facts: Mapping[str, _Fact]) -> str:
     held = facts.get(ConditionType.UPDATE_HELD, _UNKNOWN)
     if held.status != "True" or facts.get(ConditionType.AGENT_CONNECTED, _UNKNOWN).status != "True":
         return ""  # what a device reported before it went silent may be outdated
-    return sys.intern(_bounded(held.message) or "held on the device")
+    return kept(_bounded(held.message) or "held on the device")
 
 
 def _words(what: str, fact: _Fact) -> str:

@@ -7,7 +7,6 @@ Two gateways with different Leases judge the same devices if they are set up so 
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -60,7 +59,5 @@ def judges_of(metadata: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     """Return the managers of *metadata* that stand for a Lease, each with when it wrote last, as the API writes it."""
     entries = metadata.get("managedFields") or ()
     return tuple(
-        (sys.intern(each["manager"]), each.get("time") or "")
-        for each in entries
-        if _MANAGER.fullmatch(each.get("manager") or "")
+        (each["manager"], each.get("time") or "") for each in entries if _MANAGER.fullmatch(each.get("manager") or "")
     )

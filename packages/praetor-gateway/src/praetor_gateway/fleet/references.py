@@ -6,7 +6,6 @@ Values are resolved once for all processes of a namespace with the same referenc
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from functools import partial
@@ -195,7 +194,7 @@ class ReferenceStore:
         at = row.key.namespace, id(row.references)  # rows share them, and the template keeps them
         template = self._templates.get(at)
         if template is None:
-            template = self._templates[at] = _Template(sys.intern(row.key.namespace), row.references, sources)
+            template = self._templates[at] = _Template(row.key.namespace, row.references, sources)
             for named in _named(template):
                 self._naming.setdefault(named, []).append(template)
         template.users.add(row.key)

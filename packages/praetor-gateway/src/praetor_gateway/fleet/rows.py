@@ -8,7 +8,6 @@ conditions and texts that many devices share are pooled.
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, TypeAlias, TypeVar
@@ -21,6 +20,7 @@ from praetor_api.keyrefs import FILE_REFERENCES_FEATURE
 from praetor_api.kube.client.resource import DEVICE_PROCESSES, DEVICES, Key, Resource
 from praetor_api.kube.codec import DecodeError, decode
 from praetor_api.kube.objects import Condition, DeviceProcessStatus, NetworkSwitchStatus
+from praetor_api.kube.texts import kept
 from praetor_api.protocol import features_needed, valid_traceparent
 from praetor_api.spec import VALUES_FEATURE, DeviceKind, RestartPolicy
 from praetor_api.values import Reference, references_of
@@ -253,10 +253,10 @@ class Projection:
             device=device,
             deleting="deletionTimestamp" in metadata,
             shared=self._spec(spec, key.namespace, _seconds(annotations.get(MIN_READY_ANNOTATION) or "")),
-            status=self._lean(self._status(obj, DeviceProcessStatus)),
+            status=self._lean(key, self._status(obj, DeviceProcessStatus)),
             confirmed=(annotations.get(CONFIRMED_ANNOTATION) or "")[:_MAX_HASH],
-            created=sys.intern(metadata.get("creationTimestamp") or ""),
-            judges=self._one(judges_of(metadata)),
+            created=kept(metadata.get("creationTimestamp") or ""),
+            judges=self._judges(metadata),
             traceparent=valid_traceparent(annotations.get(TRACEPARENT_ANNOTATION)) if self.traced else "",
         )
 
@@ -266,7 +266,7 @@ class Projection:
         key, uid, _ = self._identity(DEVICES[kind], metadata)
         status = self._status(obj, NetworkSwitchStatus)
         if status.facts is not None:
-            facts = {sys.intern(name): sys.intern(value) for name, value in status.facts.items()}
+            facts = {kept(name): kept(value) for name, value in status.facts.items()}
             status = evolve(status, facts=facts)
         labels = metadata.get("labels") or {}
         return CachedSwitch(
@@ -274,12 +274,12 @@ class Projection:
             uid=uid,
             resource_version=metadata["resourceVersion"],
             generation=metadata.get("generation", 0),
-            site=sys.intern(labels.get(self.site_label, "")),
+            site=kept(labels.get(self.site_label, "")),
             status=status,
             credential_epoch=_epoch(obj),
-            created=sys.intern(metadata.get("creationTimestamp") or ""),
-            judges=self._one(judges_of(metadata)),
-            labels=self._one(tuple(sys.intern(text) for pair in labels.items() for text in pair)),
+            created=kept(metadata.get("creationTimestamp") or ""),
+            judges=self._judges(metadata),
+            labels=self._one(tuple(kept(text) for pair in labels.items() for text in pair)),
             address=(obj.get("spec") or {}).get("managementAddress") or "",
             kind=kind,
         )
@@ -291,7 +291,7 @@ class Projection:
 
     def _identity(self, resource: Resource, metadata: Mapping[str, Any], device: str = "") -> tuple[Key, str, str]:
         """Return the key, the uid and the *device* of an object, as far as they are known by what is kept of them."""
-        key, uid = Key(sys.intern(metadata["namespace"]), metadata["name"]), metadata["uid"]
+        key, uid = Key(kept(metadata["namespace"]), metadata["name"]), metadata["uid"]
         known = self._known(resource, key)
         if known is None:
             return key, uid, device
@@ -300,7 +300,7 @@ class Projection:
     def _spec(self, spec: Mapping[str, Any], namespace: str, min_ready_s: int) -> SharedSpec:
         """Return what *spec*, that of a process in *namespace*, shares with all that differ in the device alone."""
         ref = spec["deviceRef"]
-        key = parts, within, _ = _parts(spec), sys.intern(ref.get("namespace") or namespace), min_ready_s
+        key = parts, within, _ = _parts(spec), kept(ref.get("namespace") or namespace), min_ready_s
         found: SharedSpec | None = self._shared.get(key)
         if found is None:
             features = features_needed(spec)
@@ -342,7 +342,7 @@ class Projection:
         key = tuple(map(raw.get, _CONDITION_FIELDS))
         condition = self._pool.get(key)
         if condition is None:
-            key = tuple(sys.intern(each) if type(each) is str else each for each in key)
+            key = tuple(kept(each) if type(each) is str else each for each in key)
             condition = decode(
                 {name: each for name, each in zip(_CONDITION_FIELDS, key, strict=True) if name in raw}, Condition
             )
@@ -356,15 +356,24 @@ class Projection:
         key = tuple(map(id, found))  # those in a tuple that is kept live on, and no others get their ids
         return self._together.get(key) or self._keep(self._together, key, found, TUPLES)
 
-    def _lean(self, status: DeviceProcessStatus) -> DeviceProcessStatus:
-        """Return *status* with what a fleet shares kept once."""
+    def _lean(self, key: Key, status: DeviceProcessStatus) -> DeviceProcessStatus:
+        """Return *status* of the process *key* with what a fleet shares kept once, and with the boot that is known."""
         digest, reported = status.artifact_digest, status.reported
         return evolve(
             status,
-            artifact_digest=digest if digest is None else sys.intern(digest),
+            artifact_digest=digest if digest is None else kept(digest),
             start_time=status.start_time and self._one(status.start_time),
-            reported=reported if reported is None else evolve(reported, boot_id=sys.intern(reported.boot_id)),
+            reported=reported if reported is None else evolve(reported, boot_id=self._boot(key, reported.boot_id)),
         )
+
+    def _boot(self, key: Key, boot_id: str) -> str:
+        """Return the text that is kept of the boot of a device, of which each has its own."""
+        known = self._known(DEVICE_PROCESSES, key)
+        before = None if known is None else known.status.reported
+        return before.boot_id if before is not None and before.boot_id == boot_id else kept(boot_id)
+
+    def _judges(self, metadata: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+        return self._one(tuple((kept(manager), at) for manager, at in judges_of(metadata)))
 
 
 def _parts(spec: Mapping[str, Any]) -> tuple[bytes, bytes]:

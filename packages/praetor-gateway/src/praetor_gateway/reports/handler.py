@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from attrs import evolve
@@ -13,6 +12,7 @@ from praetor_api.conditions import ConditionType
 from praetor_api.kube.conditions import is_true
 from praetor_api.kube.objects import Reported
 from praetor_api.kube.runtime.clock import Clock
+from praetor_api.kube.texts import kept
 from praetor_api.protocol import Observation, Rejected, Report
 from praetor_api.wire import clean_text
 from praetor_gateway.fleet.devices import DeclaredDevice, DeviceIndex
@@ -131,27 +131,28 @@ class ReportHandler:
         *access* is why its connection carries no values of Secrets, None if it may.
         """
         session, now = device.session, self._clock.monotonic()
-        goes_on = bool(report.boot_id) and device.superseded(report.boot_id)
-        if goes_on and not session.goes_on(report.boot_id, now):
+        boot_id = _boot(device, report.boot_id)
+        goes_on = bool(boot_id) and device.superseded(boot_id)
+        if goes_on and not session.goes_on(boot_id, now):
             return ()  # sent before the device booted again
-        if session.is_replay(report.boot_id, report.seq, now):
+        if session.is_replay(boot_id, report.seq, now):
             return ()
         session.recount_polls()
-        order = ReportOrder(clean_text(report.boot_id), report.revision, goes_on)
+        order = ReportOrder(clean_text(boot_id), report.revision, goes_on)
         if self._clock.monotonic() < self._fleet.unordered_until:
             order, session.reported = UNORDERED, None
-        self._update_session(device, report, order)
+        self._update_session(device, report, boot_id, order)
         if order.boot_id and self._is_behind(device, _said(report, order)):
             session.request_all(now)
         return tuple(self._rejected(device, observations, order, access)) if observations else ()
 
-    def _update_session(self, device: DeclaredDevice, report: Report, order: ReportOrder) -> None:
+    def _update_session(self, device: DeclaredDevice, report: Report, boot_id: str, order: ReportOrder) -> None:
         session, known = device.session, device.reported
         if not is_late(known, order):
-            session.agent_version = sys.intern(report.agent_version) or session.agent_version
-            session.boot_id = sys.intern(report.boot_id) or session.boot_id
+            session.agent_version = kept(report.agent_version) or session.agent_version
+            session.boot_id = boot_id or session.boot_id
             if report.facts is not None:
-                session.facts = _shared(report.facts)
+                session.facts = {kept(name): kept(value) for name, value in report.facts.items()}
                 if device.switch is not None:
                     session.share(device.switch.status)
                 session.took(FACTS)
@@ -245,6 +246,18 @@ class ReportHandler:
         return ""
 
 
+def _boot(device: DeclaredDevice, boot_id: str) -> str:
+    """Return the text that is kept of *boot_id* already; each device has its own, so that few of them are shared."""
+    known = device.session.boot_id
+    if known is not None and known == boot_id:
+        return known
+    for row in device.served:
+        reported = row.status.reported
+        if reported is not None and reported.boot_id == boot_id:
+            return reported.boot_id
+    return kept(boot_id)
+
+
 def _said(report: Report, order: ReportOrder) -> Poll:
     """Return what a report says to be on record, apart from what it brings."""
     revision = order.revision if report.facts is None else None
@@ -253,7 +266,3 @@ def _said(report: Report, order: ReportOrder) -> Poll:
 
 def _is_meant(row: CachedProcess, seen: Observation) -> bool:
     return row.key.name == seen.name and seen.namespace in ("", row.key.namespace)
-
-
-def _shared(facts: Mapping[str, str]) -> Mapping[str, str]:
-    return {sys.intern(name): sys.intern(value) for name, value in facts.items()}
