@@ -355,3 +355,31 @@ def test_a_device_that_died_is_always_found(silent_after: int) -> None:
     scenario = DetectorScenario(2)
     scenario.run(float(silent_after), "d0", "d1")
     assert scenario.run(120, "d1") == ["d0"]
+
+
+def test_nothing_is_kept_of_observers_that_are_lost_but_since_when_none_of_their_answers_is_missing() -> None:
+    scenario = DetectorScenario()
+    detector = scenario.detector
+    for number in range(500):  # a replica that is started again every ten seconds
+        scenario.now += 10
+        detector.push(f"gateway-{number}", scenario.now)
+    assert len(detector._pushed_at) <= 8
+    last = scenario.now
+    scenario.now += 59
+    detector.push("other", scenario.now)
+    assert detector.complete_since(scenario.now) == scenario.now
+    scenario.now += 3
+    detector.push("other", scenario.now)
+    assert detector._pushed_at.keys() == {"other"}
+    assert detector.complete_since(scenario.now) == last + LIMITS.freeze_s
+    scenario.now += 1000
+    detector.push("other", scenario.now)
+    assert detector.complete_since(scenario.now + 1) == last + LIMITS.freeze_s
+
+
+def test_a_device_of_an_observer_that_is_forgotten_is_lost_as_before() -> None:
+    scenario = DetectorScenario()
+    scenario.run(100, "d0", observer="gone")
+    assert scenario.run(60, observer="other") == []
+    assert scenario.run(10, observer="other") == ["d0"]
+    assert scenario.detector._pushed_at.keys() == {"other"}

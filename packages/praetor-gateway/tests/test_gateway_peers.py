@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -13,7 +14,7 @@ from click.testing import CliRunner
 
 from gateway_testing import AsgiClient, GatewayLab, conditions, listening, running_lab
 from kube_testing import FakeClock, InProcessKube
-from praetor_api.kube.client.resource import LEASES, Key
+from praetor_api.kube.client.resource import DEVICE_PROCESSES, LEASES, Key
 from praetor_api.kube.options import BindAddress
 from praetor_gateway import cli
 from praetor_gateway.http.auth import RELOAD_S
@@ -270,3 +271,28 @@ def test_peers_are_found_under_the_host_name(tmp_path: Path, address: str) -> No
     assert peers is not None
     assert peers.tokens == peers.read() == ("secret",)
     assert peers.advertise == f"{socket.gethostname()}:9"
+
+
+async def test_nothing_is_kept_of_a_device_that_was_deleted_while_it_could_not_be_told() -> None:
+    class DeletingNetwork(PeerNetwork):
+        """Takes so long to fail that a device is deleted meanwhile."""
+
+        async def push(self, address: str, heard: PeerPush) -> PushResult:
+            if "leaf-1" in heard.ages:
+                await self.kube.delete(DEVICE_PROCESSES, Key("lab", "agent-leaf-1"))
+                while other.gateway._fleet.device("leaf-1") is not None:  # noqa: ASYNC110  # nothing else says so
+                    await asyncio.sleep(0)
+                return PushResult.UNREACHABLE
+            return await super().push(address, heard)
+
+    network = DeletingNetwork()
+    async with AsyncExitStack() as stack:
+        first, other = await network.start("first", stack), await network.start("other", stack)
+        await first.declare("leaf-1", switch=False)
+        await first.declare("leaf-2", switch=False)
+        for device in ("leaf-1", "leaf-2"):
+            await other.client.post(f"/v1/devices/{device}/connect")
+        network.cut = True
+        await network.clock.advance(5)
+        assert other.gateway._fleet.device("leaf-1") is None
+        assert other.gateway._liveness.untold == {"leaf-2"}

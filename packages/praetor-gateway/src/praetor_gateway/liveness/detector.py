@@ -142,8 +142,18 @@ class FailureDetector:
     def push(self, observer: str, now: float, *, complete: bool = True) -> None:
         """Record that *observer* works; not *complete*: an older version, which does not say what devices fetched."""
         self._pushed_at[observer] = now
+        self._forget_lost(now)
         if not complete:
             self._incomplete_until = now + self._limits.freeze_s
+
+    def _forget_lost(self, now: float) -> None:
+        """Keep nothing of replicas whose devices are frozen no more but since when what they answered is not missing.
+
+        A process that is started again is another replica.
+        """
+        freeze_s = self._limits.freeze_s
+        for observer in [each for each, at in self._pushed_at.items() if now - at > freeze_s]:
+            self._incomplete_until = max(self._incomplete_until, self._pushed_at.pop(observer) + freeze_s)
 
     def freeze(self, now: float) -> None:
         """Believe no silence for a while: a replica that we do not hear may hear any device."""

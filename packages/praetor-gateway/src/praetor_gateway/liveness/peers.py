@@ -197,7 +197,7 @@ class PeerPusher:
         for push in self._pushes(names, now, since):
             result = await self._transport.push(address, push)
             if result is not PushResult.TAKEN:
-                liveness.untold |= recent  # the next one says it again
+                liveness.tell_again(recent)
                 return result
         self._informed, self._informed_at = holder, now
         return PushResult.TAKEN

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from attrs import define, field
 
@@ -117,6 +117,10 @@ class LivenessTracker:
         self.wanted[observer] = wants, now
         if self._detector is not None:
             self._detector.push(observer, self._clock.monotonic(), complete=complete)
+
+    def tell_again(self, names: Iterable[str]) -> None:
+        """Record that the judge was not told of *names* after all; of those that are declared still."""
+        self.untold.update(name for name in names if name in self.heard_at or name in self.fetched)
 
     def fetch(self, device: DeclaredDevice) -> None:
         """Record that *device* has its present desired state: it is about to get it, or names its ETag."""
