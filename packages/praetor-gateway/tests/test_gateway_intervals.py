@@ -389,6 +389,36 @@ async def test_in_an_overload_every_other_new_request_is_refused_and_no_poll_tha
         assert [(await poll).status for poll in (held, *more)] == [304] * 5
 
 
+PRESENT = "the present ETag"
+
+
+@pytest.mark.parametrize(
+    ("method", "action", "headers"),
+    [
+        pytest.param("GET", "desired", {"Prefer": "wait=55"}, id="no-etag"),
+        pytest.param("GET", "desired", {"Prefer": "wait=55", "If-None-Match": '"other"'}, id="another-etag"),
+        pytest.param("GET", "desired", {"Prefer": "wait=0", "If-None-Match": PRESENT}, id="no-wait"),
+        pytest.param("GET", "desired", {"Prefer": "return=minimal", "If-None-Match": PRESENT}, id="another-preference"),
+        pytest.param("HEAD", "desired", {"Prefer": "wait=55", "If-None-Match": PRESENT}, id="head"),
+        pytest.param("POST", "report", {"Prefer": "wait=55", "If-None-Match": PRESENT}, id="report"),
+        pytest.param("POST", "connect", {"Prefer": "wait=55", "If-None-Match": PRESENT}, id="connect"),
+    ],
+)
+async def test_in_an_overload_a_preference_spares_no_request_that_cannot_be_held(
+    method: str, action: str, headers: dict[str, str]
+) -> None:
+    network = PeerNetwork()
+    async with AsyncExitStack() as stack:
+        lab = await network.start("judge", stack)
+        await lab.declare("leaf-1")
+        network.load = 1.0
+        await network.clock.advance(90)
+        sent = {name: lab.etag("leaf-1") if value == PRESENT else value for name, value in headers.items()}
+        path = f"/v1/devices/leaf-1/{action}"
+        said = [(await lab.client.request(method, path, headers=sent, chunks=(b"{}",))).status for _ in range(4)]
+        assert said.count(503) == 2
+
+
 async def test_bodies_that_are_read_at_once_have_a_maximum_and_heartbeats_come_last() -> None:
     network = PeerNetwork()
     async with AsyncExitStack() as stack:

@@ -83,6 +83,8 @@ async def test_a_client_that_goes_away_waits_no_more(lab: GatewayLab) -> None:
     gone.set()
     assert (await poll).status == 0
     assert lab.value("waiters") == 0
+    assert lab.value("poll_held_seconds_count") == lab.value("requests_total", route="desired", code="304") == 0
+    assert lab.value("request_duration_seconds_count", route="desired") == 1  # the one that asked for the ETag
 
 
 async def test_a_device_that_is_declared_while_it_polls_is_answered() -> None:

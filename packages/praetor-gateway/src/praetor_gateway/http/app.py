@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from praetor_api.names import is_device_name
 from praetor_gateway.errors import Problem
-from praetor_gateway.http.device_api import HELD, DeviceApi
+from praetor_gateway.http.device_api import HELD, LEFT, DeviceApi
 from praetor_gateway.http.problems import ProblemHandlers
 
 PREFIX = b"/v1/devices/"
@@ -34,7 +34,8 @@ class DeviceApp(Starlette):
 
     Devices' requests bypass Starlette, whose layers and router would cost as much as the answer does. The raw path
     counts, so that a percent-encoded device name never reaches anything, and the name is checked before anything else.
-    *took* is called with the route and the seconds of each request that is not refused, and whether it was held.
+    *took* is called with the route and the seconds of each request that is answered and not refused, and whether it was
+    held.
     """
 
     def __init__(
@@ -71,7 +72,8 @@ class DeviceApp(Starlette):
         began = self._monotonic()
         try:
             await self._answer(scope, receive, send)
-            self._took(scope["action"], self._monotonic() - began, held=HELD in scope)
+            if LEFT not in scope:
+                self._took(scope["action"], self._monotonic() - began, held=HELD in scope)
         except Problem as problem:
             await self._problems.slow_down(scope, problem.status)
             await self._problems.answer(scope, problem)(scope, receive, send)

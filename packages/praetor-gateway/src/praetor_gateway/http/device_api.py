@@ -34,7 +34,6 @@ from praetor_gateway.http.requests import (
     FEATURES,
     IF_NONE_MATCH,
     POLL,
-    PREFER,
     REPORTED,
     TOKEN,
     Bodies,
@@ -50,6 +49,8 @@ from praetor_gateway.reports.heartbeats import read_heartbeat, read_poll
 _JSON = (b"content-type", b"application/json")
 HELD = "praetor.held"
 """Set in the scope of a poll that was held."""
+LEFT = "praetor.left"
+"""Set in the scope of a poll whose client went away while it was held, so that there is no answer."""
 RETRY_S, RETRY_SPREAD_S = 5, 10
 """After how many seconds what is refused in an overload may come back, and over how many more that is spread at least,
 over an interval of heartbeats else."""
@@ -67,7 +68,7 @@ class DeviceApi:
 
     Every device is asked to be heard every *interval* seconds, and waits at most *max_wait_s* seconds in a poll.
     With *tls_terminated* a proxy before the gateway ends TLS, and plain connections come from it alone.
-    While *is_overloaded*, every other new request is refused, but no poll that may be held.
+    While *is_overloaded*, every other new request is refused, but no poll that can be held: one with the present ETag.
     It may send *rate_per_s* requests a second to each endpoint in the long run, by the seconds of *monotonic*.
     *count* is called with the route and status of each answer.
     """
@@ -100,14 +101,17 @@ class DeviceApi:
         if device is not None and poll is sent and FEATURES not in head:
             device.knows(frozenset())
         known = head.get(IF_NONE_MATCH)
-        applied = 0
-        if known is not None and etag_matches(known.decode("latin-1"), _etag(device, access)):
+        is_known = known is not None and etag_matches(known.decode("latin-1"), _etag(device, access))
+        applied = preferred_wait(head, self._max_wait_s) if is_known and scope["method"] == "GET" else 0
+        if not applied:  # to hold a poll costs less than to have it sent again
+            self._relieve()
+        if is_known:
             if device is not None and known != b"*":
                 self._reports.fetched(device)
             resync = False
             if scope["method"] == "GET":
                 resync = self._ask(device, poll)
-                applied = 0 if resync else preferred_wait(head, self._max_wait_s)
+                applied = 0 if resync else applied
             if not applied:
                 await self._not_modified(send, device, access, applied, poll, resync=resync)
                 return
@@ -115,6 +119,7 @@ class DeviceApi:
             wait_s = self._until_compared(device, poll, applied)
             woken, access = await self._held(name, head, scope, access, receive, wait_s)
             if woken is Woken.GONE:
+                scope[LEFT] = True
                 return
             device = self._not_held(self._fleet.device(name))
             if _etag(device, access) == before:
@@ -139,6 +144,7 @@ class DeviceApi:
         """Answer POST of a report: 200 with the acknowledgement."""
         head = read_head(scope)
         device, _, access = self._admit(name, head, scope)
+        self._relieve()
         body = await read_body(head, receive, self.bodies)
         report, observations, rejected = _read(body)
         resync = False
@@ -152,6 +158,7 @@ class DeviceApi:
         """Answer POST of connect, a heartbeat without a report."""
         head = read_head(scope)
         device, _, access = self._admit(name, head, scope)
+        self._relieve()
         await read_body(head, receive, self.bodies)
         self._count("connect", HTTPStatus.OK)
         resync = device is not None and bool(device.session.unreported)
@@ -186,12 +193,12 @@ class DeviceApi:
         if wait_s > 0:
             detail = "the device asks too often; wait as long as Retry-After says"
             raise Problem(HTTPStatus.TOO_MANY_REQUESTS, detail, headers={"retry-after": str(int(wait_s) + 1)})
-        if PREFER not in head and self._is_overloaded():  # to hold a poll costs less than to have it sent again
-            self._shed()
         return self._not_held(device), poll, access
 
-    def _shed(self) -> None:
-        """Raise Problem (503) for every other request; the device is known to live by now."""
+    def _relieve(self) -> None:
+        """Raise Problem (503) for every other request in an overload; the device is known to live by now."""
+        if not self._is_overloaded():
+            return
         self._in_overload += 1
         if self._in_overload % 2:
             wait_s = RETRY_S + self._in_overload // 2 % (max(RETRY_SPREAD_S, self._interval()) + 1)
