@@ -11,7 +11,7 @@ import socket
 import ssl
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -28,6 +28,7 @@ from praetor_api.kube.client.resource import DEVICE_PROCESSES
 from praetor_api.kube.options import BadOption, BindAddress
 from praetor_api.kube.runtime.acceptor import bind
 from praetor_api.kube.runtime.clock import SystemClock
+from praetor_gateway import main
 from praetor_gateway.__about__ import __version__
 from praetor_gateway.gateway import Gateway
 from praetor_gateway.http.certificates import CHECK_S, TlsFiles
@@ -111,6 +112,34 @@ async def test_the_time_of_requests_and_of_held_polls_is_measured_apart() -> Non
             assert b'praetor_gateway_request_duration_seconds_count{route="%b"} 1.0' % route in metrics
         assert b"praetor_gateway_poll_held_seconds_count 1.0" in metrics
         stop.set()
+
+
+@pytest.mark.parametrize(("over_tls", "limit"), [(False, 712), (True, 224)])
+async def test_little_memory_is_for_few_connections(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, over_tls: bool, limit: int
+) -> None:
+    monkeypatch.setattr(main, "memory_bytes", lambda: 64 * 2**20)
+    tls, _, _ = self_signed(tmp_path)
+    settings = evolve(SETTINGS, tls_cert=tls.cert, tls_key=tls.key) if over_tls else SETTINGS
+    async with served(settings) as (_, _devices, probes, *_rest):
+        assert f"praetor_gateway_connections_limit {limit}.0".encode() in await ask(probes, "GET /metrics")
+
+
+async def test_connections_beyond_the_number_that_is_asked_for_are_closed_and_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(main, "memory_bytes", lambda: 1)  # what is asked for counts instead
+    async with served(evolve(SETTINGS, max_connections=2)) as (_, devices, probes, *_rest):
+        first, second, third = [await asyncio.open_connection("127.0.0.1", devices) for _ in range(3)]
+        with suppress(OSError):
+            assert await third[0].read() == b""
+        first[1].write(b"GET /v1/x HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await first[0].readline()).startswith(b"HTTP/1.1 404")
+        metrics = await ask(probes, "GET /metrics")
+        assert b"praetor_gateway_connections_limit 2.0" in metrics
+        assert b"praetor_gateway_connections_refused_total 1.0" in metrics
+        for _, writer in (first, second, third):
+            writer.close()
 
 
 async def ask(port: int, line: str, *headers: str, body: str = "") -> bytes:

@@ -99,6 +99,12 @@ _FILE = click.Path(path_type=Path)
     default=2.0,
     help="Maximum requests per second of one device to one endpoint in the long run.",
 )
+@click.option(
+    "--max-connections",
+    type=click.IntRange(min=1),
+    default=None,
+    help="Maximum connections of devices; no more than open files allow.  [default: as many as fit in memory]",
+)
 @namespaces_option()
 @click.option(
     "--references-namespace",

@@ -18,6 +18,7 @@ from praetor_api.kube.runtime.clock import SystemClock
 from praetor_api.kube.runtime.probes import serve_probes
 from praetor_api.kube.runtime.tracing import Tracer, recording_tracer
 from praetor_gateway.__about__ import __version__
+from praetor_gateway.capacity import connections_within, memory_bytes
 from praetor_gateway.gateway import Gateway
 from praetor_gateway.http.certificates import TlsFiles
 from praetor_gateway.http.openapi import openapi_json
@@ -69,7 +70,7 @@ async def serve(
 ) -> None:
     """Serve *gateway* until *stop*; *announce* is called with *port* and *probe_port* once they are bound."""
     tls = TlsFiles(cert=settings.tls_cert, key=settings.tls_key) if settings.tls_cert and settings.tls_key else None
-    limit = raise_open_files()
+    limit = _connection_limit(settings, tls=tls is not None)
     devices = Listener(
         gateway.app,
         settings.addr,
@@ -123,6 +124,14 @@ async def serve(
             sparing.cancel()
             ended.set()
     _log.info("gateway stopped")
+
+
+def _connection_limit(settings: GatewaySettings, *, tls: bool) -> int:
+    """Return how many connections of devices may be open: as many as open files allow, and memory, unless asked."""
+    files, memory = raise_open_files(), connections_within(memory_bytes(), tls=tls)
+    limit = min(files, settings.max_connections or memory)
+    _log.info("connections are limited", limit=limit, by_open_files=files, by_memory=memory)
+    return limit
 
 
 async def _spare_fleet(gateway: Gateway) -> None:

@@ -60,6 +60,7 @@ class GatewaySettings:
     device is disconnected. *identity*: holder of the Lease and reporting instance of events; it differs between
     processes. *peers* None: the only replica. *references_namespaces*: where processes may refer to ConfigMaps
     and Secrets. *tls_terminated*: plain connections come from a proxy that ends TLS alone.
+    *max_connections*: of devices that may be open at a time, None for as many as fit in memory; open files limit both.
     """
 
     addr: BindAddress
@@ -88,6 +89,7 @@ class GatewaySettings:
     tracing: bool = False
     references_namespaces: tuple[str, ...] = ()
     tls_terminated: bool = False
+    max_connections: int | None = None
 
     @property
     def stale_s(self) -> float:
