@@ -378,6 +378,8 @@ class Gateway:
         gauge("devices", "Declared devices.", lambda: len(self._fleet))
         gauge("devices_connected", "Connected devices; 0 unless leading.", self._liveness.connected_count)
         gauge("heartbeat_interval_seconds", "The interval that devices are handed.", lambda: self._pace.interval)
+        at_rest = "The interval that devices are handed without load."
+        gauge("heartbeat_interval_shortest_seconds", at_rest, lambda: self._settings.heartbeat_s)
         gauge("overloaded", "1 while every other new request is refused.", lambda: float(self._pace.overloaded))
         gauge("body_bytes", "Bytes of reports that are being read.", lambda: self._api.bodies.held)
         gauge("arbiter", "1 while this replica holds the Lease.", lambda: float(self._is_fresh()))
