@@ -100,7 +100,8 @@ def test_a_fleet_over_tls_is_rolled_out_to_and_no_disconnection_is_false_or_miss
         program.terminate()
     last = summary(program)
     assert (last["final"], last["devices"], last["connected"], last["silent"], last["errors"]) == (True, 6, 5, 1, 0)
-    assert last["latenciesMs"]["spread"]["count"] == 5
+    spread = last["latenciesMs"]["spread"]
+    assert (spread["count"], spread["max"] > 0) == (5, True)  # one after the other got it
     found = last["disconnections"]
     assert (found["statuses"], found["false"], found["missed"], found["failure"]) == (6, 0, 0, None)
 

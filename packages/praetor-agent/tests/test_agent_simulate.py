@@ -15,6 +15,7 @@ import pytest
 from agent_testing import WITHIN_SECONDS, FakeGateway, item, process_spec, until
 from praetor_agent.cli import main
 from praetor_agent.clock import SystemClock
+from praetor_agent.simulate.device import version_of
 from praetor_agent.simulate.faults import BadVersion, Faults
 from praetor_agent.simulate.http import parse
 from praetor_agent.simulate.statistics import Census, Histogram, Receipt, Spread, Tally, as_json, progress, table
@@ -244,10 +245,16 @@ def test_a_quantile_is_exact_to_a_twentieth_and_none_without_values() -> None:
 
 def test_only_changes_count_for_the_spread_in_whatever_order_processes_say_them() -> None:
     spread, now = Spread(), SystemClock().now()
-    spread.add([Receipt("a", "v1", now, "", False), Receipt("b", "v2", now + 0.5, "", True)])
-    spread.add([Receipt("a", "v2", now, "", True)])
+    spread.add([Receipt("a", "1a", "v1", now, "", False), Receipt("b", "2b", "v2", now + 0.5, "", True)])
+    spread.add([Receipt("a", "2a", "v2", now, "", True), Receipt("c", "2c", "v2", now - 9, "", False)])
     found = spread.histogram()
     assert (len(found), found.largest) == (2, 0.5)
+
+
+def test_devices_with_one_template_have_one_version_though_their_specs_have_different_hashes() -> None:
+    first, second = ({"deviceRef": {"name": name}, "execution": {}} for name in ("leaf-1", "leaf-2"))
+    assert version_of(first) == version_of(second) != version_of({**first, "restartPolicy": "Never"})
+    assert version_of(None) == version_of(None)
 
 
 def test_the_table_and_the_progress_fit_the_screen() -> None:

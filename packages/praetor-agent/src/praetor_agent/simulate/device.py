@@ -21,6 +21,7 @@ from praetor_agent.simulate.disconnections import Contact
 from praetor_agent.simulate.faults import Faults
 from praetor_agent.simulate.http import Connection, Link, Response
 from praetor_agent.simulate.statistics import Receipt, Tally
+from praetor_api.canonical import spec_hash as hash_of
 from praetor_api.protocol import (
     AGENT_FEATURES,
     DEFAULT_STALE_MULTIPLIER,
@@ -100,6 +101,11 @@ class SimulatedFleet:
 def boot_id_of(device: str, up_since: str) -> str:
     """Return the boot id of a simulated *device* that booted at *up_since*: the same one in each run."""
     return hashlib.sha256(f"{device} {up_since}".encode()).hexdigest()[:32]
+
+
+def version_of(spec: object) -> str:
+    """Return what stands for *spec* on whichever device: each has the name of its own in it."""
+    return hash_of({key: spec[key] for key in spec if key != "deviceRef"} if isinstance(spec, dict) else spec)
 
 
 class SimulatedDevice:
@@ -253,7 +259,8 @@ class SimulatedDevice:
                 self._observed[uid] = self._started(uid, spec_hash, item, start_time)
                 self._since[uid] = now
                 wall = self._fleet.clock.wall().isoformat()
-                self._fleet.tally().received(Receipt(self.name, spec_hash, now, wall, known is not None))
+                version = version_of(item.get("spec"))
+                self._fleet.tally().received(Receipt(self.name, spec_hash, version, now, wall, known is not None))
         self._reports = self._reports.revised(self._observed, now if self._fleet.settings.up_since is None else 0.0)
         self._changed.set()
 

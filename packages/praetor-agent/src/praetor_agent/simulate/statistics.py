@@ -54,11 +54,12 @@ class Histogram:
 class Receipt:
     """A device got the spec with *spec_hash*, *at* seconds since boot, at the time of day *wall*.
 
-    *changed* is whether it had another spec before.
+    *version* is the same for all devices with this spec, which names each; *changed* is whether it had another before.
     """
 
     device: str
     spec_hash: str
+    version: str
     at: float
     wall: str
     changed: bool
@@ -130,15 +131,15 @@ class Spread:
     def add(self, receipts: Iterable[Receipt]) -> None:
         """Take receipts, in any order; the first spec of a device is no change."""
         for receipt in receipts:
-            self._first[receipt.spec_hash] = min(self._first.get(receipt.spec_hash, math.inf), receipt.at)
             if receipt.changed:
+                self._first[receipt.version] = min(self._first.get(receipt.version, math.inf), receipt.at)
                 self._changes.append(receipt)
 
     def histogram(self) -> Histogram:
         """Return the spread of the latest changes."""
         found = Histogram()
         for receipt in self._changes:
-            found.add(receipt.at - self._first[receipt.spec_hash])
+            found.add(receipt.at - self._first[receipt.version])
         return found
 
 
