@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from kube_testing import body_of
 from praetor_api.kube.client.resource import CONFIG_MAPS, LEASES, NETWORK_SWITCHES, Key
 from praetor_api.names import FILE_DIGESTS
 from praetor_api.protocol import AGENT_FEATURES
-from praetor_api.values import ABSENT
+from praetor_api.values import ABSENT, INCOMPLETE
 from program_testing import ProgramFixture
 
 LEVEL = "configmap/settings key level"
@@ -25,7 +26,11 @@ def spec(*files: dict[str, Any], command: str = "v1") -> dict[str, Any]:
 
 async def publish(fixture: ProgramFixture, **digests: str) -> None:
     """Say as a gateway does what the objects of the namespace lab hold: *digests* of keys of the ConfigMap settings."""
-    data = {"lab": json.dumps({f"configmap/settings key {key}": digest for key, digest in digests.items()})}
+    await publish_all(fixture, {f"configmap/settings key {key}": digest for key, digest in digests.items()})
+
+
+async def publish_all(fixture: ProgramFixture, digests: Mapping[str, str]) -> None:
+    data = {"lab": json.dumps(digests)}
     if PUBLISHED in fixture.kube.objects(CONFIG_MAPS):
         await fixture.kube.patch(CONFIG_MAPS, PUBLISHED, {"data": data})
     else:
@@ -106,6 +111,26 @@ async def test_an_optional_file_may_be_approved_as_absent_and_a_required_one_sta
             ({"level": "d2"}, {"a": "d2", "b": ABSENT}),
         ):
             await publish(fixture, **published)
+            await fixture.report_ready()
+            await fixture.clock.advance(30)
+            assert approvals(fixture)["tel-a"] == approved
+
+
+async def test_what_a_gateway_leaves_out_does_not_count_as_absent() -> None:
+    optional = {"path": "b", "configMapKeyRef": {"name": "settings", "key": "other", "optional": True}}
+    fixture = ProgramFixture()
+    await deployed(fixture, RESTARTS, optional)
+    other, left_out = LEVEL.replace("level", "other"), {INCOMPLETE: "9"}
+    await publish_all(fixture, {LEVEL: "d1", **left_out})
+    async with fixture.controller():
+        assert fixture.processes() == {}
+        assert fixture.condition("Progressing") == ("False", "ReferencePending")
+        for published, approved in (
+            ({LEVEL: "d1", other: "x"}, {"a": "d1", "b": "x"}),
+            ({LEVEL: "d2"}, {"a": "d2", "b": "x"}),
+            ({LEVEL: "d2", other: ABSENT}, {"a": "d2", "b": ABSENT}),
+        ):
+            await publish_all(fixture, {**published, **left_out})
             await fixture.report_ready()
             await fixture.clock.advance(30)
             assert approvals(fixture)["tel-a"] == approved

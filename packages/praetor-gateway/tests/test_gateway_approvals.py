@@ -11,13 +11,20 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from gateway_testing import SHARED_TOKEN, AsgiClient, GatewayLab, running_lab
 from kube_testing import body_of
-from praetor_api.kube.client.resource import CONFIG_MAPS, DEVICE_PROCESSES, SECRETS, Key
+from praetor_api.kube.client.resource import CONFIG_MAPS, CORE_EVENTS, DEVICE_PROCESSES, SECRETS, Key
 from praetor_api.names import FILE_DIGESTS
 from praetor_api.tokens import device_token
+from praetor_api.values import ABSENT, INCOMPLETE
+from praetor_gateway.fleet.references import ReferenceStore
 from praetor_gateway.http.auth import RELOAD_S
 from praetor_gateway.settings import Credentials
+from praetor_gateway.status.digests import fitted, shares
 from praetor_gateway.status.shared_data import PERIOD_S
 
 KNOWS = "file-references.v1, files.v1, references.v1, secrets.v1, values.v1"
@@ -51,10 +58,10 @@ def _base64(text: str) -> str:
     return base64.b64encode(text.encode()).decode()
 
 
-def published(lab: GatewayLab) -> Mapping[str, str]:
-    """Return the digests that the gateway says of the namespace lab."""
+def published(lab: GatewayLab, namespace: str = "lab") -> Mapping[str, str]:
+    """Return the digests that the gateway says of *namespace*."""
     data = lab.kube.objects(CONFIG_MAPS)[PUBLISHED]["data"]
-    found: dict[str, str] = json.loads(data["lab"])
+    found: dict[str, str] = json.loads(data[namespace])
     return found
 
 
@@ -159,3 +166,129 @@ async def test_after_a_restore_that_no_watch_reports_the_restored_contents_are_s
         await lab.clock.advance(SEEN_S)
         assert (await item_of(lab))["fileValues"] == [{"path": "b", "content": _base64("1")}]
         assert (published(lab), first == second) == (first, False)
+
+
+def config_map(name: str, **data: str) -> dict[str, Any]:
+    return body_of(CONFIG_MAPS, name, {"labels": LABEL}, data=data)
+
+
+def too_many(count: int = 3_500) -> dict[str, str]:
+    """Return data whose digests do not fit into a ConfigMap, though the data themselves do."""
+    return {f"{number:0250}": "x" for number in range(count)}
+
+
+@asynccontextmanager
+async def two_namespaces() -> AsyncIterator[GatewayLab]:
+    """Run a gateway beside a ConfigMap in each of the namespaces lab and other; a deployment approves that of lab."""
+    async with running_lab(references_namespaces=("lab", "other"), lease_namespace="praetor-system") as lab:
+        for namespace in ("lab", "other"):
+            await lab.kube.create(CONFIG_MAPS, namespace, config_map("settings", level="1"))
+        await lab.clock.advance(PERIOD_S)
+        files = [{"path": "a", **OF_MAP, "approved": published(lab)[LEVEL]}]
+        await lab.declare("leaf-1", execution=execution(*files))
+        yield lab
+
+
+def notes(lab: GatewayLab) -> list[tuple[str, str]]:
+    """Return what events say of digests that are left out, by their namespaces."""
+    events = lab.kube.objects(CORE_EVENTS).items()
+    return [(key.namespace, obj["message"]) for key, obj in events if obj["reason"] == "DigestsLeftOut"]
+
+
+async def test_a_namespace_with_too_many_keys_delays_no_contents_of_another_one() -> None:
+    async with two_namespaces() as lab:
+        await lab.kube.create(CONFIG_MAPS, "other", config_map("many", **too_many()))
+        await lab.clock.advance(PERIOD_S)
+        before = published(lab)
+        await set_level(lab, "2")
+        assert published(lab)[LEVEL] != before[LEVEL]
+        assert INCOMPLETE not in published(lab)
+        await lab.kube.create(CONFIG_MAPS, "lab", config_map("new", level="1"))
+        await lab.clock.advance(PERIOD_S)
+        assert "configmap/new key level" in published(lab)
+        assert int(published(lab, "other")[INCOMPLETE]) > 0
+        ((where, note),) = notes(lab)
+        assert where == "other"
+        assert "configmap/many" in note
+
+
+async def test_contents_that_processes_have_come_first_where_a_namespace_has_too_many_keys() -> None:
+    async with two_namespaces() as lab:
+        await lab.kube.create(CONFIG_MAPS, "lab", config_map("many", **too_many()))
+        await lab.clock.advance(PERIOD_S)
+        before = published(lab)
+        assert INCOMPLETE in before
+        await set_level(lab, "2")
+        assert published(lab)[LEVEL] not in ("", before[LEVEL])
+        await lab.settled(lab.kube.delete(CONFIG_MAPS, Key("lab", "settings")))
+        await lab.clock.advance(PERIOD_S)
+        assert published(lab)[LEVEL] == ABSENT  # not left out, but gone
+        await lab.settled(lab.kube.delete(CONFIG_MAPS, Key("lab", "many")))
+        await lab.clock.advance(PERIOD_S)
+        assert published(lab) == {}
+        assert len(notes(lab)) == 1
+
+
+async def test_a_namespace_without_references_any_more_is_dropped() -> None:
+    async with two_namespaces() as lab:
+        assert published(lab, "other")
+        kube, clock = lab.kube.another_client(), lab.clock
+    async with running_lab(kube, clock, references_namespaces=("lab",), lease_namespace="praetor-system") as later:
+        await later.clock.advance(SEEN_S)
+        assert kube.objects(CONFIG_MAPS)[PUBLISHED]["data"].keys() == {"lab"}
+
+
+async def test_without_a_change_no_digest_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    digests = ReferenceStore.digests
+
+    def counted(store: ReferenceStore, namespace: str, known: Mapping[str, str]) -> dict[str, str]:
+        made.append(namespace)
+        return digests(store, namespace, known)
+
+    async with two_namespaces() as lab:
+        await lab.clock.advance(5 * PERIOD_S)
+        monkeypatch.setattr(ReferenceStore, "digests", counted)
+        patch = {"metadata": {"annotations": {"a": "b"}}}
+        await lab.settled(lab.kube.patch(CONFIG_MAPS, Key("lab", "settings"), patch))
+        await lab.clock.advance(60 * PERIOD_S)
+        assert made == []
+        await set_level(lab, "2")
+        await lab.clock.advance(60 * PERIOD_S)
+        assert set(made) == {"lab"}
+        assert len(made) == 2  # once more as it was stored
+
+
+@pytest.mark.parametrize(
+    ("sizes", "found"),
+    [
+        ({}, {}),
+        ({"a": 100}, {"a": 100}),
+        ({"a": 101}, {"a": 100}),
+        ({"a": 90, "b": 10}, {"a": 90, "b": 10}),
+        ({"a": 900, "b": 10}, {"a": 90, "b": 10}),
+        ({"a": 900, "b": 800, "c": 20}, {"a": 40, "b": 40, "c": 20}),
+    ],
+)
+def test_who_needs_less_than_its_share_leaves_the_rest_to_others(sizes: dict[str, int], found: dict[str, int]) -> None:
+    assert shares(sizes, 100) == found
+
+
+@given(
+    st.dictionaries(st.text(max_size=12), st.sampled_from(["0" * 32, "1" * 32, ABSENT]), max_size=12),
+    st.sets(st.text(max_size=12), max_size=4),
+    st.integers(40, 600),
+)
+def test_what_fits_is_right_and_names_what_processes_have_first(
+    digests: dict[str, str], used: set[str], room: int
+) -> None:
+    digests.pop(INCOMPLETE, None)
+    used.discard(INCOMPLETE)
+    text, left_out = fitted(digests, used, room)
+    said = json.loads(text)
+    assert len(text) <= room
+    count = said.pop(INCOMPLETE, "0")
+    assert int(count) == len(left_out)
+    assert said.keys() | set(left_out) >= digests.keys()
+    assert not said.keys() & set(left_out)
+    assert all(said[each] == digests.get(each, ABSENT) for each in said)

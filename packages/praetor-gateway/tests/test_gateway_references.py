@@ -5,18 +5,22 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from gateway_testing import GatewayLab, conditions, process_object, running_lab, switch_object
+from gateway_testing import AsgiClient, GatewayLab, conditions, process_object, running_lab, switch_object
 from kube_testing import FakeClock, InProcessKube, body_of
 from praetor_api.files import MAX_CONTENT
 from praetor_api.kube.client.errors import Forbidden
-from praetor_api.kube.client.resource import CONFIG_MAPS, DEVICE_PROCESSES, NETWORK_SWITCHES, Key
+from praetor_api.kube.client.resource import CONFIG_MAPS, DEVICE_PROCESSES, NETWORK_SWITCHES, SECRETS, Key, Resource
 from praetor_api.protocol import read_desired
+from praetor_api.tokens import device_token
 from praetor_api.values import MAX_VALUE
 from praetor_gateway.fleet.references import ReferenceStore
+from praetor_gateway.settings import Credentials, load_verifier
 
 DESIRED = "/v1/devices/leaf-1/desired"
 KNOWS = "file-references.v1, files.v1, references.v1, values.v1"
@@ -198,34 +202,98 @@ async def test_a_spec_that_no_longer_refers_is_not_woken() -> None:
         assert (await item_of(lab)).get("values") is None
 
 
-async def test_a_change_costs_a_fleet_no_write_beyond_one_status_of_each_process() -> None:
-    devices = [f"leaf-{number}" for number in range(1, 201)]
+async def test_what_no_process_refers_to_asks_no_device_to_report_again() -> None:
     async with running_lab(references_namespaces=("lab",)) as lab:
-        await lab.kube.create(CONFIG_MAPS, "lab", config_map(level="info"))
+        await lab.kube.create(CONFIG_MAPS, "lab", config_map(level="info", other="x"))
+        await lab.kube.create(CONFIG_MAPS, "lab", config_map("others", level="info"))
+        await lab.declare("leaf-1", execution=execution(ref("LEVEL"), ref("GONE", "gone", optional=True)))
+        await lab.declare("leaf-2", execution=execution(ref("LEVEL")) | {"files": [file_of("a", of="others")]})
+        for device in ("leaf-1", "leaf-2"):
+            item = await item_of(lab, device)
+            seen = {"name": item["name"], "observedSpecHash": item["specHash"], "processStarted": True, "healthy": True}
+            await lab.report(device, seen, then_s=5)
+
+        def asked() -> set[str]:
+            uids = {lab.process(device)["metadata"]["uid"]: device for device in ("leaf-1", "leaf-2")}
+            return {uids[uid] for device in lab.gateway._fleet for uid in device.session.unreported if uid in uids}
+
+        assert asked() == set()
+        await change({"metadata": {"annotations": {"a": "b"}}}, lab)
+        await change({"data": {"other": "y", "more": "z"}, "binaryData": {"image": "/wA="}}, lab)
+        assert asked() == set()
+        await change({"data": {"gone": "here"}}, lab)
+        assert asked() == {"leaf-1"}
+        await change({"data": {"level": "debug"}}, lab, "others")
+        assert asked() == {"leaf-1", "leaf-2"}
+
+
+async def change(patch: dict[str, Any], lab: GatewayLab, name: str = "settings") -> None:
+    await lab.settled(lab.kube.patch(CONFIG_MAPS, Key("lab", name), patch))
+
+
+async def test_a_rotated_secret_costs_a_fleet_no_write_beyond_one_status_of_each_process() -> None:
+    """The file is signalled, and the variable waits for the next start, which is what the status says."""
+    devices = [f"leaf-{number}" for number in range(1, 1001)]
+    login = {"secretKeyRef": {"name": "login", "key": "password"}}
+    env = {"name": "PASSWORD", "valueFrom": login}
+    spec = execution(env) | {"files": [{"path": "key", **login, "onChange": "Signal", "signal": "SIGUSR1"}]}
+    credentials = Credentials(secrets=("of all devices",))
+    async with running_lab(references_namespaces=("lab",), credentials=credentials, heartbeat_s=600) as lab:
+        data = {"password": "b25l"}
+        await lab.kube.create(SECRETS, "lab", body_of(SECRETS, "login", {"labels": LABEL}, data=data))
         for name in devices:
             await lab.kube.create(NETWORK_SWITCHES, "lab", switch_object(name))
-            await lab.kube.create(DEVICE_PROCESSES, "lab", process_object(name, execution=execution(ref("LEVEL"))))
+            await lab.kube.create(DEVICE_PROCESSES, "lab", process_object(name, execution=spec))
         await lab.clock.settle()
+        clients = {
+            name: AsgiClient(lab.gateway.app, device_token(b"of all devices", name), "https") for name in devices
+        }
 
-        async def report(name: str, **more: Any) -> None:
-            item = await item_of(lab, name)
-            seen = {"name": item["name"], "observedSpecHash": item["specHash"], "processStarted": True, "healthy": True}
-            await lab.client.post(f"/v1/devices/{name}/report", {"heartbeat": True, "observations": [seen | more]})
+        async def report(name: str, revision: int, **more: Any) -> str:
+            """Fetch, and report what came; return the content of the file."""
+            path = f"/v1/devices/{name}"
+            answer = await clients[name].get(f"{path}/desired", praetor_features=f"{KNOWS}, secrets.v1")
+            (item,) = answer.json()["items"]
+            seen = {
+                "name": item["name"],
+                "observedSpecHash": item["specHash"],
+                "processStarted": True,
+                "healthy": True,
+                "revision": revision,
+            }
+            body = {"heartbeat": True, "bootID": "b", "seq": revision, "observations": [seen | more]}
+            answer = await clients[name].post(f"{path}/report", body)
+            assert answer.status == 200, answer.body
+            content: str = item["fileValues"][0]["content"]
+            return content
 
         for name in devices:
-            await report(name)
-        await lab.clock.advance(60)
+            assert await report(name, 1) == "b25l"
+        await lab.clock.advance(60)  # all statuses, and what follows them, are written
         lab.kube.requests.clear()
-        await lab.settled(lab.kube.patch(CONFIG_MAPS, SETTINGS_MAP, {"data": {"level": "debug"}}))
-        for _ in range(2):  # and again, as it was asked to
+        await lab.clock.advance(30)
+        idle = Counter(_writes(lab))
+        lab.gateway._replace_verifier(load_verifier(credentials))  # tokens were changed, and no secret
+        await lab.clock.settle()
+        assert not any(device.session.unreported for device in lab.gateway._fleet)
+        lab.kube.requests.clear()
+        await lab.settled(lab.kube.patch(SECRETS, Key("lab", "login"), {"data": {"password": "dHdv"}}))
+        for revision in (2, 3):  # and again, as it was asked to
             for name in devices:
-                await report(name, valuesOutdated=True)
-        await lab.clock.advance(60)
-        ours = (DEVICE_PROCESSES, NETWORK_SWITCHES)
-        writes = [each for each in lab.kube.requests if each.resource in ours and each.verb not in ("watch", "list")]
-        assert {each.verb for each in writes} == {"patch"}
-        assert len(writes) == len(devices)
-        assert conditions(lab.process("leaf-200"))["ValuesOutdated"] == "True"
+                assert await report(name, revision, valuesOutdated=True) == "dHdv"
+        await lab.clock.advance(30)
+        written = Counter(_writes(lab)) - idle
+        assert written.pop(("patch", SECRETS)) == 1  # the rotation itself
+        digests = written.pop(("patch", CONFIG_MAPS))
+        assert digests == 1  # for the controller, whatever the number of devices
+        assert written == {("patch", DEVICE_PROCESSES): len(devices)}
+        assert conditions(lab.process("leaf-1000"))["ValuesOutdated"] == "True"
+
+
+def _writes(lab: GatewayLab) -> Iterator[tuple[str, Resource]]:
+    """Yield what was written since: verbs and kinds, Events and Leases too."""
+    reads = ("get", "list", "watch")
+    return ((each.verb, each.resource) for each in lab.kube.requests if each.verb not in reads)
 
 
 async def test_an_item_has_the_contents_of_its_files_text_or_not() -> None:

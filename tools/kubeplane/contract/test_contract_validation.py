@@ -6,12 +6,13 @@ Reasons became finer in later versions (type, length, count), so that each case 
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 
 import pytest
 
 from contract.rawapi import Answer
-from contract.widgets import GROUP, VERSION, Collection, brief, widget
+from contract.widgets import GROUP, VERSION, Collection, InNamespace, brief, widget
 
 REQUIRED = {"FieldValueRequired"}
 INVALID = {"FieldValueInvalid"}
@@ -173,6 +174,20 @@ def test_a_status_is_validated(widgets: Collection) -> None:
         ("status.conditions.status", "FieldValueRequired"),
         ("status.phase", "FieldValueNotSupported"),
     ]
+
+
+@pytest.mark.parametrize(("kind", "field"), [("ConfigMap", "[]"), ("Secret", "data")])
+def test_all_values_of_an_object_have_at_most_1_mib_together(in_namespace: InNamespace, kind: str, field: str) -> None:
+    objects = in_namespace("v1", f"{kind.lower()}s")
+    half = "x" * (512 * 1024)
+    if kind == "Secret":
+        half = base64.b64encode(half.encode()).decode()
+    body = {"apiVersion": "v1", "kind": kind, "metadata": {"name": "large"}}
+    objects.made({**body, "data": {"a": half, "b": half}})  # names of keys do not count
+    one_more = "eA==" if kind == "Secret" else "x"
+    assert_refused(objects.patch("large", {"data": {"c": one_more}}), field, {"FieldValueTooLong"})
+    if kind == "ConfigMap":
+        assert_refused(objects.patch("large", {"binaryData": {"c": "eA=="}}), field, {"FieldValueTooLong"})
 
 
 def test_system_fields_are_immutable(widgets: Collection) -> None:

@@ -23,6 +23,7 @@ __all__ = [
     "ABSENT",
     "CONFIG_MAP",
     "DIGEST_DIGITS",
+    "INCOMPLETE",
     "INVALID",
     "MAX_TEXT",
     "MAX_TEXTS",
@@ -319,6 +320,8 @@ def restarts(file: Mapping[str, Any]) -> bool:
 
 ABSENT = "absent"
 """Stands for the digest of a content where there is none."""
+INCOMPLETE = "incomplete"
+"""Stands among digests, in the place of a source, where some are left out: what is not named may be there."""
 
 
 def content_digest(key: bytes, namespace: str, source: Source, value: Value | None) -> str:

@@ -169,7 +169,7 @@ class Gateway:
         key = Key(settings.lease_namespace, DEVICE_BINDINGS)
         self._bindings = shared_bindings(api, key, self._fleet, clock, self._is_fresh)
         key = Key(settings.lease_namespace, FILE_DIGESTS)
-        self._digests = shared_digests(api, key, store, clock, self._is_fresh)
+        self._digests = shared_digests(api, key, store, clock, self._is_fresh, self._recorder)
         verifier = load_verifier(settings.credentials) if settings.credentials is not None else None
         self._authenticator = DeviceAuthenticator(verifier, self.metrics.auth)
         store.set_keys(self._authenticator.digest_keys)

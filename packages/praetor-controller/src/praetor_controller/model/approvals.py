@@ -12,7 +12,14 @@ from typing import Any
 
 from attrs import evolve
 
-from praetor_api.values import ABSENT, approved_sources, pending_references, required_sources, with_approved
+from praetor_api.values import (
+    ABSENT,
+    INCOMPLETE,
+    approved_sources,
+    pending_references,
+    required_sources,
+    with_approved,
+)
 from praetor_controller.model.projection import project_template
 from praetor_controller.model.rows import DeploymentRow, Template
 
@@ -25,7 +32,8 @@ def with_approvals(deployment: DeploymentRow, digests: Digests | None, newest: T
 
     What they lack stays as the *newest* revision approved it: an object that was deleted by mistake restarts nothing.
     If that did not name it either, the deployment has a fault, and nothing is written until a gateway says more. Only
-    files that are optional may be approved as absent. None: no gateway says what the namespace holds.
+    files that are optional may be approved as absent, where the digests are not INCOMPLETE. None: no gateway says what
+    the namespace holds.
     """
     template = deployment.template
     sources = {str(source) for part in _parts(template) for source in approved_sources(part).values()}
@@ -34,7 +42,8 @@ def with_approvals(deployment: DeploymentRow, digests: Digests | None, newest: T
     required = {str(source) for part in _parts(template) for source in required_sources(part)}
     known = dict(approvals_of(newest)) if newest is not None else {}
     if digests is not None:
-        known |= dict.fromkeys(sources - required, ABSENT)
+        if INCOMPLETE not in digests:
+            known |= dict.fromkeys(sources - required, ABSENT)
         known |= {each: digest for each, digest in digests.items() if digest != ABSENT or each not in required}
     lacks = (sources - known.keys()) | {each for each in required if known.get(each) == ABSENT}
     if missing := sorted(lacks):

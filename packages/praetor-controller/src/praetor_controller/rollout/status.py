@@ -179,7 +179,8 @@ def _connects_by(deployment: DeploymentRow, summary: FleetSummary) -> float:
 _PENDING = (
     "no gateway has said what these hold, so that a change of them cannot be rolled out; create them, with the label "
     'azure.com/deliver: "true", apply the component references in this namespace and start the gateway with '
-    "--references-namespace, or write onChange: Signal or None"
+    "--references-namespace, or write onChange: Signal or None. An event DigestsLeftOut says so where the labelled "
+    "objects of this namespace have too many keys"
 )
 
 

@@ -6,7 +6,8 @@ Values are resolved once for all processes of a namespace with the same referenc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from enum import Enum
 from functools import partial
 from typing import Any
@@ -84,6 +85,10 @@ class _Template:
     def of_devices(self) -> bool:
         return len(self.sources) < len(self.references)
 
+    def names(self, kind: str, name: str, keys: Collection[str]) -> bool:
+        """Return whether one of *keys* of the object *name* of *kind* is among them."""
+        return any(each.kind == kind and each.name == name and each.key in keys for each in self.sources)
+
 
 @define(eq=False)
 class ReferenceStore:
@@ -101,6 +106,8 @@ class ReferenceStore:
     _templates: dict[tuple[str, int], _Template] = field(factory=dict, init=False)
     _naming: dict[tuple[str, Key], list[_Template]] = field(factory=dict, init=False)
     _digested: dict[tuple[str, Key], Mapping[str, Sequence[str]]] = field(factory=dict, init=False, repr=False)
+    _rekeyed: int = field(default=0, init=False)
+    _versions: Counter[str] = field(factory=Counter, init=False)
 
     def __len__(self) -> int:
         return len(self._objects)
@@ -111,13 +118,22 @@ class ReferenceStore:
         return len(self._templates)
 
     def on_change(self, kind: str, key: Key, new: DeliveredObject | None) -> None:
-        """Apply a change of an object of *kind*; None for one that is gone, or has lost the label."""
+        """Apply a change of an object of *kind*; None for one that is gone, or has lost the label.
+
+        It concerns the processes that name a key whose value is another one now.
+        """
+        before: Mapping[str, Value] = self._objects.get((kind, key), {})
+        after: Mapping[str, Value] = {} if new is None else new.values
         if new is not None:
             self._objects[kind, key] = new.values
         else:
             self._objects.pop((kind, key), None)
+        changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+        if not changed:
+            return
         self._digested.pop((kind, key), None)
-        self._forget(self._naming.get((kind, key), ()))
+        self._versions[key.namespace] += 1
+        self._forget(each for each in self._naming.get((kind, key), ()) if each.names(kind, key.name, changed))
 
     def knows(self, namespace: str) -> bool:
         """Return whether all objects of *namespace* are known."""
@@ -136,9 +152,28 @@ class ReferenceStore:
 
     def set_keys(self, keys: Sequence[bytes]) -> None:
         """Digest with the first of *keys* from now on; what was approved with another one of them stays so."""
-        self._keys = tuple(keys) or (b"",)
+        new = tuple(keys) or (b"",)
+        if new == self._keys:  # tokens were changed, and no secret
+            return
+        self._keys = new
         self._digested.clear()
+        self._rekeyed += 1
         self._forget(each for each in tuple(self._templates.values()) if each.secret or each.approved)
+
+    def version(self, namespace: str) -> tuple[int, int]:
+        """Return what is another one once digests() or approving() may say something else of *namespace*."""
+        return self._rekeyed, self._versions[namespace]
+
+    def approving(self, namespace: str) -> set[str]:
+        """Return the sources in *namespace*, as text, of which a process has an approved content."""
+        templates = (each for each in self._templates.values() if each.namespace == namespace)
+        return {
+            str(each.source)
+            for template in templates
+            if template.approved
+            for each in template.references
+            if each.approved and each.source is not None
+        }
 
     def is_approved(self, namespace: str, source: Source, approved: str) -> bool:
         """Return whether *approved* is a digest of what *source* in *namespace* holds, with any of the keys."""
@@ -197,6 +232,8 @@ class ReferenceStore:
             template = self._templates[at] = _Template(row.key.namespace, row.references, sources)
             for named in _named(template):
                 self._naming.setdefault(named, []).append(template)
+            if template.approved:
+                self._versions[template.namespace] += 1
         template.users.add(row.key)
 
     def _remove(self, row: CachedProcess) -> None:
@@ -208,6 +245,8 @@ class ReferenceStore:
         if template.users:
             return
         del self._templates[at]
+        if template.approved:
+            self._versions[template.namespace] += 1
         for named in _named(template):
             self._naming[named].remove(template)
             if not self._naming[named]:

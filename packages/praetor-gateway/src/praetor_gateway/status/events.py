@@ -28,6 +28,7 @@ class EventReason(StrEnum):
     REFUSED = "Refused"
     NAME_CONFLICT = "NameConflict"
     DEVICE_DUPLICATE = "DeviceDuplicate"
+    DIGESTS_LEFT_OUT = "DigestsLeftOut"
     SPEC_OBSERVED = "SpecObserved"
     SPEC_WARNING = "SpecWarning"
     ROLLED_BACK = "RolledBack"
@@ -53,6 +54,7 @@ _WARNINGS = {
     EventReason.REFUSED,
     EventReason.NAME_CONFLICT,
     EventReason.DEVICE_DUPLICATE,
+    EventReason.DIGESTS_LEFT_OUT,
     EventReason.SPEC_WARNING,
     EventReason.ROLLED_BACK,
     EventReason.UPDATE_HELD,

@@ -18,6 +18,7 @@ _CONFIG_KEY_WORDS = (
     "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  "
     "or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')"
 )
+_DATA_LIMIT = 1024 * 1024
 UNCONDITIONAL = frozenset({"leases", definitions.PLURAL})  # of the built-in kinds, those that are NOT updated blindly
 CREATED_BY_PUT = frozenset({"leases", "events"})
 
@@ -85,12 +86,23 @@ def _data_faults(new: Obj, old: Obj | None) -> Iterator[Cause]:
         for key in sorted(new.get(field) or {}):
             if not _CONFIG_KEY.fullmatch(key):
                 yield invalid_value(f"{field}[{key}]", key, _CONFIG_KEY_WORDS)
+    if _data_size(new) > _DATA_LIMIT:
+        why = f"Too long: must have at most {_DATA_LIMIT} bytes"
+        yield Cause("FieldValueTooLong", why, "data" if new.get("kind") == "Secret" else "[]")
     if old and old.get("immutable"):
         if not new.get("immutable"):
             yield _forbidden("immutable", "field is immutable when `immutable` is set")
         for field in ("data", "binaryData"):
             if (new.get(field) or {}) != (old.get(field) or {}):
                 yield _forbidden(field, "field is immutable when `immutable` is set")
+
+
+def _data_size(obj: Obj) -> int:
+    """Return how many bytes all values have together: those in base64 count as what they stand for."""
+    plain, encoded = ({}, obj.get("data")) if obj.get("kind") == "Secret" else (obj.get("data"), obj.get("binaryData"))
+    sizes: list[int] = [len(value.encode()) for value in (plain or {}).values()]
+    sizes += [len(value) // 4 * 3 - value[-2:].count("=") for value in (encoded or {}).values()]
+    return sum(sizes)
 
 
 def _forbidden(path: str, why: str) -> Cause:
