@@ -118,6 +118,46 @@ async def test_a_spec_on_record_as_seen_is_not_traced_again_after_a_restart(
         assert later.chain() == []
 
 
+@pytest.mark.parametrize(
+    "result",
+    [
+        pytest.param({}, id="healthy"),
+        pytest.param({"healthy": False}, id="not-healthy"),
+        pytest.param({"healthy": None, "processStarted": False, "errorMessage": "no such file"}, id="does-not-start"),
+        pytest.param({"healthy": False, "processStarted": False, "exitCode": 1}, id="ended"),
+        pytest.param(
+            {"healthy": None, "observedSpecHash": "older", "artifactDownloaded": False, "errorMessage": "404"},
+            id="no-artifact",
+        ),
+    ],
+)
+async def test_a_result_ends_the_trace_in_all_replicas(spans: RecordedSpans, result: dict[str, Any]) -> None:
+    async with running_lab(spans=spans.tracer) as lab:
+        await declare(lab, PARENT)
+        with recorded_spans() as others:
+            kube = lab.kube.another_client()
+            async with running_lab(kube, lab.clock, spans=others.tracer, identity="gateway-2") as other:
+                seen = await lab.running("leaf-1") | {"traceparent": PARENT}
+                await lab.report("leaf-1", seen | {"healthy": None}, then_s=5)
+                await lab.report("leaf-1", seen | result, then_s=5)
+                await lab.clock.advance(60)
+                await other.report("leaf-1", seen, then_s=5)
+            assert others.named("device reported") == []
+        assert len(spans.named("device reported")) == 1
+
+
+async def test_a_trace_goes_on_in_the_replica_that_the_result_reaches(lab: GatewayLab, spans: RecordedSpans) -> None:
+    with recorded_spans() as others:
+        kube = lab.kube.another_client()
+        async with running_lab(kube, lab.clock, spans=others.tracer, identity="gateway-2") as other:
+            seen = await lab.running("leaf-1") | {"traceparent": PARENT}
+            await lab.report("leaf-1", seen | {"healthy": None}, then_s=5)
+            await other.report("leaf-1", seen, then_s=5)
+        assert len(others.named("device reported")) == 1
+    await lab.report("leaf-1", seen, then_s=5)
+    assert spans.named("device reported") == []
+
+
 @pytest.mark.parametrize("written", ["", "nonsense", PARENT])
 async def test_without_tracing_or_with_a_foreign_text_the_device_learns_of_none(written: str) -> None:
     async with running_lab() as lab:

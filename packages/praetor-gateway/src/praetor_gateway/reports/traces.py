@@ -9,14 +9,26 @@ from datetime import datetime
 
 from attrs import define
 
+from praetor_api.conditions import ConditionType, ProcessReason
 from praetor_api.kube.client.resource import Key
 from praetor_api.kube.runtime.clock import Clock
 from praetor_api.kube.runtime.tracing import Attributes, Tracer
-from praetor_api.protocol import Observation
+from praetor_api.protocol import ArtifactReason, Observation
 from praetor_gateway.fleet.rows import CachedProcess
 
 MAX_OPEN = 10_000
 """Processes whose trace is not at its end yet; the oldest are given up. An entry takes about 500 bytes."""
+
+_RESULTS = {
+    (ConditionType.HEALTHY, ProcessReason.HEALTHY),
+    (ConditionType.HEALTHY, ProcessReason.UNHEALTHY),
+    (ConditionType.HEALTHY, ProcessReason.COMPLETED),
+    (ConditionType.PROCESS_STARTED, ProcessReason.START_FAILED),
+    (ConditionType.PROCESS_STARTED, ProcessReason.EXITED),
+    (ConditionType.SPEC_OBSERVED, ProcessReason.GIVEN_UP),
+    *((ConditionType.SPEC_OBSERVED, reason) for reason in ArtifactReason),
+}
+"""What conditions say after a result."""
 
 
 @define
@@ -40,13 +52,18 @@ class DeviceTraces:
         return len(self._open)
 
     def on_change(self, _: Key, old: CachedProcess | None, new: CachedProcess | None) -> None:
-        """Take a change that an informer reports; what a device already said of a spec is no part of its trace here."""
+        """Take a change that an informer reports; what a device already said of a spec is no part of its trace here.
+
+        The result may have come to another replica: its status then says so.
+        """
         before = old.traceparent if old is not None else ""
         after = new.traceparent if new is not None else ""
         if before == after:
+            if new is not None and after in self._open and _has_result(new):
+                del self._open[after]
             return
         self._open.pop(before, None)
-        if new is not None and after and new.status.observed_spec_hash != new.spec_hash:
+        if new is not None and after and new.status.observed_spec_hash != new.spec_hash and not _has_result(new):
             self._open[after] = _Open(self._clock.now())
             if len(self._open) > MAX_OPEN:
                 self._open.popitem(last=False)
@@ -81,3 +98,9 @@ class DeviceTraces:
 
 def _about(row: CachedProcess) -> Attributes:
     return {"namespace": row.key.namespace, "process": row.key.name, "device": row.device}
+
+
+def _has_result(row: CachedProcess) -> bool:
+    """Return whether the status of *row* holds the result of its present spec."""
+    conditions = (each for each in row.status.conditions if each.observed_generation == row.generation)
+    return any((each.type, each.reason) in _RESULTS for each in conditions)
