@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ways to a server for TCP connections: one that leads elsewhere or swallows what it carries, as a broken middlebox
-does, and one for HTTP that can hold requests up and names the client in their User-Agent.
+does. Ways for HTTP: one that can hold requests up and names the client in their User-Agent, and one that spreads
+requests over several servers.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ import asyncio
 import ssl
 import threading
 from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
@@ -142,7 +145,7 @@ class Proxy(_Listener):
         """Pass one request after the other on, until the client goes."""
         while True:
             first, *headers = (await reader.readuntil(b"\r\n\r\n")).split(b"\r\n")
-            named = {name.lower(): value.strip() for name, _, value in (each.partition(b":") for each in headers)}
+            named = _named(headers)
             body = await reader.readexactly(int(named.get(b"content-length", b"0")))
             while self._held and self._held in first:  # noqa: ASYNC110  # another thread changes it
                 await asyncio.sleep(POLL_S)
@@ -150,6 +153,51 @@ class Proxy(_Listener):
             head = b"\r\n".join([first, f"User-Agent: {self._agent}".encode(), *kept, b"", b""])
             requests.write(head + body)
             await requests.drain()
+
+
+class Balancer(_Listener):
+    """Spreads requests over *targets*, URLs of this machine, as a proxy does that balances by request.
+
+    Requests for one path go to the targets in turn. One that accepts no connection is passed over. *passed* counts
+    requests by their path and target.
+    """
+
+    def __init__(self, targets: Sequence[str]) -> None:
+        super().__init__("balancer")
+        self._targets = targets
+        self._turns: Counter[str] = Counter()
+        self.passed: Counter[tuple[str, str]] = Counter()
+
+    @property
+    def url(self) -> str:
+        """Where to connect."""
+        return f"http://127.0.0.1:{self._port}"
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve one request: each connection carries no more, on both sides."""
+        with suppress(*ENDED, asyncio.CancelledError):
+            first, *headers = (await reader.readuntil(b"\r\n\r\n")).split(b"\r\n")
+            named = _named(headers)
+            body = await reader.readexactly(int(named.get(b"content-length", b"0")))
+            answers, requests = await self._open(first.split(b" ")[1].decode())
+            kept = [each for each in headers if each and not each.lower().startswith(b"connection:")]
+            requests.write(b"\r\n".join([first, b"Connection: close", *kept, b"", b""]) + body)
+            try:
+                await _copy(answers, writer)
+            finally:
+                requests.transport.abort()
+        writer.close()
+
+    async def _open(self, path: str) -> _Streams:
+        for _ in self._targets:
+            target = self._targets[self._turns[path] % len(self._targets)]
+            self._turns[path] += 1
+            where = urlsplit(target)
+            with suppress(OSError):
+                streams = await asyncio.open_connection(where.hostname, where.port)
+                self.passed[path, target] += 1
+                return streams
+        raise EOFError("no target accepts connections")
 
 
 class _Way:
@@ -185,6 +233,11 @@ class _Way:
                     await target.drain()
         if self.swallows:
             await asyncio.Event().wait()
+
+
+def _named(headers: Sequence[bytes]) -> dict[bytes, bytes]:
+    """Return *headers* by their names in lower case."""
+    return {name.lower(): value.strip() for name, _, value in (each.partition(b":") for each in headers)}
 
 
 async def _copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:

@@ -7,16 +7,18 @@ import os
 import re
 import secrets
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from typing import Any
 
 import pytest
 
 from e2e.clusters.api.credentials import write_secret
 from e2e.clusters.cluster import GATEWAY, Capability
-from e2e.stack.kube import PROCESSES, Kube
+from e2e.stack.kube import PROCESSES, Kube, Object
 from e2e.stack.manifests import deployment
-from e2e.stack.relay import Proxy, Relay
+from e2e.stack.recorder import Recorder
+from e2e.stack.relay import Balancer, Proxy, Relay
 from e2e.stack.server import Server
 from e2e.stack.stack import Stack
 from e2e.stack.waiting import eventually
@@ -133,6 +135,66 @@ def test_what_a_killed_replica_acknowledged_and_did_not_write_reaches_the_status
             what="no status is wrong",
             within_s=60,
         )
+
+
+@pytest.mark.parametrize("server", ["hypercorn", "uvicorn"])
+def test_polls_and_reports_may_go_to_either_replica_while_each_is_killed_and_started_again(
+    stack: Stack, fleet: AgentFleet, kube: Kube, server: str
+) -> None:
+    stack.gateway.program.terminate()
+    heartbeat = 2 * stack.settings.heartbeat
+    with ExitStack() as opened:
+        token = write_secret(stack.workdir / "peers-token", secrets.token_hex(32).encode())
+        flags = (f"--server={server}", f"--default-heartbeat-seconds={heartbeat}")
+        gateways = [stack.new_gateway(f"{server}-{number}", *flags, peer_token=token) for number in (1, 2)]
+        for gateway in gateways:
+            opened.callback(gateway.program.stop)
+            gateway.start()
+        balancer = opened.enter_context(Balancer([stack.url_of(gateway) for gateway in gateways]))
+        devices = [fleet.declare() for _ in range(4)]
+        for device in devices:
+            fleet.power_on(device, url=balancer.url)
+        for device in devices:
+            fleet.await_connected(device)
+        kube.apply(deployment("sleeper", prompt("1"), max_unavailable=4))
+        await_ready(kube, devices)
+        silence_s = heartbeat * stack.settings.stale_multiplier
+        with (
+            disconnections(stack, kube) as disconnected,
+            Recorder(stack.cluster.kubeconfig, kube.path(PROCESSES)) as recorded,
+        ):
+            for number, gateway in enumerate(gateways, 2):
+                for item in kube.list(PROCESSES):
+                    os.kill(item["status"]["pid"], signal.SIGKILL)  # what is reported now may be lost
+                gateway.program.kill()
+                kube.apply(deployment("sleeper", prompt(str(number)), max_unavailable=4))
+                await_revision(kube, devices, str(number))
+                pass_time(stack, seconds=silence_s + heartbeat)
+                gateway.program.start()
+                gateway.wait_ready()
+                pass_time(stack, seconds=silence_s + heartbeat)
+            eventually(
+                lambda: {device: item["status"] for device, item in kube.processes().items()},
+                lambda found: all(found[device]["pid"] in fleet.agent(device).processes() for device in devices),
+                what="no status is wrong",
+                within_s=60,
+            )
+        assert disconnected() == set()
+        for device in devices:
+            mine = [each.object for each in recorded.frames if each.object["spec"]["deviceRef"]["name"] == device]
+            assert _went_back(mine) == []
+            for gateway in gateways:
+                for what in ("desired", "report"):
+                    assert balancer.passed[f"/v1/devices/{device}/{what}", stack.url_of(gateway)] > 1
+
+
+def _went_back(processes: Iterable[Object]) -> list[list[Any]]:
+    """Return what became less from one version of a process to the next: generations, revisions or start times."""
+    statuses = [item["status"] for item in processes if "reported" in item.get("status", {})]
+    generations: list[Any] = [each["observedGeneration"] for each in statuses if "observedGeneration" in each]
+    revisions: list[Any] = [each["reported"]["revision"] for each in statuses]
+    starts: list[Any] = [each["startTime"] for each in statuses if "startTime" in each]
+    return [each for each in (generations, revisions, starts) if each != sorted(each)]
 
 
 def _arbiter(servers: dict[Server, list[str]]) -> Server:

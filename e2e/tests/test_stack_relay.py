@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A proxy that can hold requests up, before a server on a real socket."""
+"""Proxies before servers on real sockets: one that can hold requests up, and one that spreads them."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import requests
 import yaml
 
 from e2e.clusters.api.credentials import write_kubeconfig
-from e2e.stack.relay import Proxy
+from e2e.stack.relay import Balancer, Proxy
 
 
 class Echo(BaseHTTPRequestHandler):
@@ -33,15 +34,21 @@ class Echo(BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture
-def kubeconfig(tmp_path: Path) -> Iterator[Path]:
+@contextmanager
+def echoing() -> Iterator[str]:
+    """Serve Echo; yield its URL."""
     with ThreadingHTTPServer(("127.0.0.1", 0), Echo) as server:
         serving = threading.Thread(target=server.serve_forever)
         serving.start()
-        url = f"http://127.0.0.1:{server.server_address[1]}"
-        yield write_kubeconfig(tmp_path / "kubeconfig", url=url, user="me", credentials={"token": "t"})
+        yield f"http://127.0.0.1:{server.server_address[1]}"
         server.shutdown()
         serving.join()
+
+
+@pytest.fixture
+def kubeconfig(tmp_path: Path) -> Iterator[Path]:
+    with echoing() as url:
+        yield write_kubeconfig(tmp_path / "kubeconfig", url=url, user="me", credentials={"token": "t"})
 
 
 def test_held_requests_pass_only_when_they_are_released(kubeconfig: Path, tmp_path: Path) -> None:
@@ -57,3 +64,16 @@ def test_held_requests_pass_only_when_they_are_released(kubeconfig: Path, tmp_pa
         assert session.post(f"{url}/a", data="four", timeout=60).text == "/a agent-1 four"
         proxy.release()
         assert requests.post(f"{url}/leases/x", data="five", timeout=60).text == "/leases/x agent-1 five"
+
+
+def test_requests_of_one_client_go_to_the_servers_in_turn_and_to_those_that_are_left() -> None:
+    with ExitStack() as first, echoing() as other:
+        one = first.enter_context(echoing())
+        with Balancer([one, other]) as balancer:
+            for path in ("a", "a", "a", "b"):
+                assert requests.post(f"{balancer.url}/{path}", data="x", timeout=60).text.endswith("x")
+            assert balancer.passed == {("/a", one): 2, ("/a", other): 1, ("/b", one): 1}
+            first.close()
+            for _ in range(2):
+                assert requests.post(f"{balancer.url}/b", data="x", timeout=60).text.startswith("/b ")
+            assert balancer.passed["/b", other] == 2
