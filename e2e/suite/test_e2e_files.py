@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from pathlib import Path
 
@@ -11,8 +12,10 @@ import yaml
 from e2e.demo.playground import BLOCK
 from e2e.release.build import ROOT
 from e2e.stack.agent import Agent
+from e2e.stack.ctl import Ctl
 from e2e.stack.kube import DEPLOYMENTS, Kube, Object, conditions
 from e2e.stack.manifests import deployment
+from e2e.stack.stack import Stack
 from e2e.stack.waiting import eventually
 from e2e.suite.fleet import AgentFleet
 from e2e.suite.readiness import await_process, await_ready
@@ -47,7 +50,7 @@ def test_the_example_of_the_page_does_what_it_says_and_leaves_nothing(fleet: Age
 
 
 def test_a_file_that_is_not_allowed_or_not_ours_holds_the_new_version_until_it_is(
-    fleet: AgentFleet, kube: Kube, tmp_path: Path
+    fleet: AgentFleet, kube: Kube, stack: Stack, tmp_path: Path
 ) -> None:
     root = tmp_path / "root"
     root.mkdir()
@@ -57,6 +60,14 @@ def test_a_file_that_is_not_allowed_or_not_ours_holds_the_new_version_until_it_i
     fleet.await_connected(device)
     kube.apply(deployment("app", shell("sleep infinity & wait")))
     pid = await_ready(kube, [device])[device]["status"]["pid"]
+    elsewhere = shell("true")
+    elsewhere["execution"]["files"] = [{"path": str(path), "content": "new"} for path in (root / "a", tmp_path / "x")]
+    said = Ctl(stack.cluster.kubeconfig, kube.namespace)(
+        "plan", "-f", "-", text=json.dumps(deployment("app", elsewhere))
+    )
+    refused = f"NotAllowed(1): {device}: execution.files[1].path: {tmp_path / 'x'} is in no directory"
+    assert f"app: warning: {refused} that is allowed there" in said
+    assert "files[0].path" not in said
     for path, reason, words in (
         (tmp_path / "x", "NotAllowed", f"start the agent with --allow-file-root {tmp_path}"),
         (root / "theirs", "FilesNotWritten", "was not written by praetor-agent; move it away"),

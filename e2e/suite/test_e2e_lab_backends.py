@@ -20,7 +20,7 @@ from e2e.lab.errors import LabError
 from e2e.lab.limits import Limits, limits_of, rlimits_of
 from e2e.lab.payload import install
 from e2e.lab.podman import OPTIONS, PODMAN, made_image, podman
-from e2e.lab.requirements import required
+from e2e.lab.requirements import lacking, required
 from e2e.stack.kube import DEPLOYMENTS, Kube, Object, conditions
 from e2e.stack.manifests import deployment, network_switch, process_spec
 from e2e.stack.stack import Stack
@@ -214,9 +214,11 @@ def test_units_get_what_the_spec_says(request: pytest.FixtureRequest, stack: Sta
         assert limits_of(device.read, pid) == LIMITS
 
 
-def test_containers_get_what_the_spec_says(stack: Stack, kube: Kube, tmp_path: Path) -> None:
+def test_containers_get_what_the_spec_says(
+    request: pytest.FixtureRequest, stack: Stack, kube: Kube, tmp_path: Path
+) -> None:
     if os.geteuid() != 0 or not all(map(shutil.which, ("podman", "runc", "busybox"))):
-        pytest.skip("needs root, podman, runc and busybox-static")
+        lacking(request, "needs root, podman, runc and busybox-static")
     name, words = f"{kube.namespace}-c", [word for word in nasty(400) if not {"\n", "\r"} & set(word)][:200]
     image = made_image(f"localhost/{name}", tmp_path)
     kube.apply(network_switch(name))

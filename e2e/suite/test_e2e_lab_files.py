@@ -16,7 +16,7 @@ from e2e.lab.agent import PLACE, STATE, kill_agent, start_agent
 from e2e.lab.device import LabDevice, rootfs, why_unavailable
 from e2e.lab.payload import install
 from e2e.lab.podman import OPTIONS, PODMAN, made_image, podman
-from e2e.lab.requirements import required
+from e2e.lab.requirements import lacking, required
 from e2e.stack.kube import DEPLOYMENTS, Kube, Object
 from e2e.stack.manifests import deployment, network_switch, process_spec
 from e2e.stack.stack import Stack
@@ -114,9 +114,11 @@ def test_an_init_script_and_a_process_are_told_of_new_files_which_survive_the_po
         eventually(lambda: own_files(device), lambda found: found == "", what="the files are gone")
 
 
-def test_a_container_is_told_of_new_files(stack: Stack, kube: Kube, tmp_path: Path) -> None:
+def test_a_container_is_told_of_new_files(
+    request: pytest.FixtureRequest, stack: Stack, kube: Kube, tmp_path: Path
+) -> None:
     if os.geteuid() != 0 or not all(map(shutil.which, ("podman", "runc", "busybox"))):
-        pytest.skip("needs root, podman, runc and busybox-static")
+        lacking(request, "needs root, podman, runc and busybox-static")
     name = f"{kube.namespace}-c"
     image = made_image(f"localhost/{name}", tmp_path)
     kube.apply(network_switch(name))

@@ -21,7 +21,7 @@ from e2e.lab.agent import PLACE, STATE, start_agent
 from e2e.lab.device import LabDevice
 from e2e.lab.payload import install
 from e2e.lab.podman import OPTIONS, PODMAN, kept_in_storage, made_image, podman
-from e2e.lab.requirements import required
+from e2e.lab.requirements import lacking, required
 from e2e.stack.ctl import Ctl
 from e2e.stack.kube import Kube, Object
 from e2e.stack.manifests import deployment, network_switch, process_spec
@@ -49,6 +49,14 @@ def value(kind: str, name: str, key: str) -> Object:
     return {f"{kind}KeyRef": {"name": name, "key": key}}
 
 
+ADDED = {
+    "systemd": {
+        "PATH", "LANG", "HOME", "USER", "LOGNAME", "SHELL", "INVOCATION_ID", "JOURNAL_STREAM", "SYSTEMD_EXEC_PID",
+    },
+    "sysv": {"PATH", "PRAETOR_PROCESS_DIR", "PRAETOR_PROCESS_UID"},
+    "podman": {"PATH", "HOME", "HOSTNAME", "TERM", "container"},
+}  # fmt: skip
+"""The variables that the backend of each init system adds."""
 PROGRAMS = {"d12": "x86", "d11": "arm", "sysv": "arm", "host": "image"}
 """The program that runs in the end on each device, by its first word."""
 TEMPLATE = {
@@ -111,9 +119,9 @@ def fleet(
     """Debian 12 and 11 with systemd, a device with SysV init, a host with podman, and one that is too old."""
     for suite in debian.SUITES:
         if missing := debian.why_unavailable(suite):
-            pytest.skip(missing)
+            lacking(request, missing)
     if not all(map(shutil.which, ("podman", "runc", "busybox"))):
-        pytest.skip("needs podman, runc and busybox-static")
+        lacking(request, "needs podman, runc and busybox-static")
     sysv_root = required(request, sysv.rootfs(), sysv.why_unavailable(sysv.rootfs()))
     payload = install(tmp_path / "payload")
     for package in payload.iterdir():  # the distribution has its own requests
@@ -260,8 +268,12 @@ def test_each_device_runs_what_render_says_and_one_that_is_too_old_keeps_what_it
             environment = dict(word.partition("=")[::2] for word in device.words(pid, "environ"))
             account = f"{secret['user']}:{secret['password']}@{device.name}"
             hidden = {"LOGIN": secret["user"], "PASSWORD": secret["password"], "ACCOUNT": account}
-            assert environment.items() >= ({**said["env"], **hidden}).items()
-            assert said["env"].keys() == {"NAME", "LEVEL", *hidden}
+            own = {"PRAETOR_FILES": environment["PRAETOR_FILES"]}
+            assert said["env"] | hidden | own == {
+                name: value for name, value in environment.items() if name not in ADDED[device.labels["init"]]
+            }
+            assert said["env"].keys() == {"NAME", "LEVEL", *hidden, *own}
+            assert said["env"]["PRAETOR_FILES"] == "<PRAETOR_FILES>"
             (limits,) = (file for file in said["files"] if file["path"] == "etc/limits")
             assert device.file(pid, "etc/limits") == (limits["mode"].lstrip("0"), limits["content"].encode())
             assert device.file(pid, "etc/key") == ("600", key)

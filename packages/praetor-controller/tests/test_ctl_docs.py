@@ -168,3 +168,12 @@ def test_facts_select_the_devices_that_the_page_describes() -> None:
     assert name == "telemetry-sonic"
     (planned,) = json.loads(lab.run("plan", "-f", "-", "-o", "json", input=text).stdout)
     assert (planned["devices"], planned["steps"][0]["create"]) == (1, ["leaf-1"])
+
+
+def test_a_misspelt_field_is_refused_in_the_words_of_the_page(tmp_path: Path) -> None:
+    text = block_with("files.md", "trap show HUP")
+    command, _, printed = block_with("files.md", "write onChange").partition("\n")
+    (tmp_path / "exporter.yaml").write_text(text.replace("onChange: Signal", "onchange: Signal", 1))
+    words = command.removeprefix("$ praetorctl ").replace("exporter.yaml", str(tmp_path / "exporter.yaml")).split()
+    ran = Lab().run(*words)
+    assert (ran.exit_code, ran.stdout, ran.stderr) == (2, "", printed)
