@@ -47,7 +47,7 @@ POLICIES: Mapping[str, Any] = {
     },
     "spec": {"failurePolicy": {"maxFailures": "2%", "action": "Pause"}},
 }
-WITHIN_S = at_most(0.5)
+WITHIN_S = at_most(0.25)
 LINEAR = at_most(11.0)
 
 

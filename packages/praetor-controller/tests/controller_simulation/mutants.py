@@ -262,7 +262,7 @@ MUTANTS = (
     Mutant(
         invariant="waves_keep_their_limit",
         fault="the devices that a wave takes do not use its limit up",
-        changes=((waves._fill, "room -= 1", "room -= 0"),),
+        changes=((waves._Devices.first, "if room >= len(candidates)", "if True"),),
         trace=[begin(first=1), edit("v2")],
     ),
     Mutant(

@@ -35,8 +35,11 @@ class _Refusals:
 
     def add(self, numbers: Iterable[int], exhausted: str) -> None:
         """Let *numbers* wait for the budget that is *exhausted*; they share one reason."""
-        reason = self._shared.setdefault(exhausted, Reason(ReasonCode.BUDGET_EXHAUSTED, exhausted))
-        self.reasons.update(dict.fromkeys(numbers, reason))
+        reason = self._shared.get(exhausted)
+        if reason is None:
+            reason = self._shared[exhausted] = Reason(ReasonCode.BUDGET_EXHAUSTED, exhausted)
+        for number in numbers:
+            self.reasons[number] = reason
 
 
 def admit(

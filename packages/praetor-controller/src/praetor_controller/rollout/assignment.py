@@ -52,12 +52,13 @@ class _Matched(NamedTuple):
 def assign(devices: Sequence[DeviceRow], processes: Sequence[ProcessRow], min_ready_s: float, now: float) -> Assignment:
     """Return the process of each device at *now* (seconds since the epoch), and those that are to be deleted."""
     names = [device.name for device in devices]
+    excluded = 0
     if names == [process.device for process in processes]:  # as the API lists a fleet: nothing has to be looked up
         matched, orphans, surplus = _Matched(processes, (), ())
     else:
         matched, orphans, surplus = _matched(names, processes)
-    unserved = (device for device, process in zip(devices, matched, strict=True) if process is None)
-    excluded = sum(device.unmet not in ("", NO_FACTS) for device in unserved)
+        unserved = (device for device, process in zip(devices, matched, strict=True) if process is None)
+        excluded = sum(device.unmet not in ("", NO_FACTS) for device in unserved)
     return Assignment(
         devices=devices,
         names=names,

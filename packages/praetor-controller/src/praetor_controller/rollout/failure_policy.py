@@ -69,14 +69,14 @@ def stopped(
     if remembered is not None or judged_since is None or deployment.policy.paused or was_rolled_out(deployment):
         return remembered, math.inf, record
     failures, available = Failures(deployment, now, judged_since), Availability.AVAILABLE
+    others = [number for number, each in enumerate(assignment.availabilities) if each is not available]
     failed = {
-        process.uid: (device.name, why)
-        for number, (device, process, availability) in enumerate(assignment)
-        if availability is not available
-        and process is not None
+        process.uid: (assignment.names[number], why)
+        for number in others
+        if (process := assignment.processes[number]) is not None
         and (updated.all[number] or process.revision == deployment.template.revision)
         and not updated.is_unchanged(number)
-        and (why := failures.of(device, process, availability))
+        and (why := failures.of(assignment.devices[number], process, assignment.availabilities[number]))
     }
     failed |= {each.uid: (each.device, each.failure) for each in assignment.orphans if _left_failed(deployment, each)}
     gone, unsettled = _remembered_failures(record, assignment)

@@ -12,7 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from operator import attrgetter
+from itertools import compress
 
 from attrs import evolve, frozen
 
@@ -110,7 +110,8 @@ def _planned(snapshot: Snapshot, now: datetime) -> Plan:
     verdicts = classify_all(context, assignment)
     if snapshot.gateway is not GatewayState.JUDGING:
         verdicts = without_steps(verdicts, Reason(ReasonCode.GATEWAY_UNAVAILABLE))
-    down = [number for number in verdicts.others if verdicts.all[number].down]
+    all_verdicts = verdicts.all
+    down = [number for number in verdicts.others if all_verdicts[number].down]
     for number in down:
         domains.take(assignment.devices[number])
     leave = removals(snapshot, assignment, len(down), domains)
@@ -122,7 +123,7 @@ def _planned(snapshot: Snapshot, now: datetime) -> Plan:
     progress_at = _progress_at(context, assignment, verdicts)
     summary = FleetSummary(
         counts=counts,
-        reasons=Counter([*map(attrgetter("code"), reasons), *(each.reason.code for each in leave.stay)]),
+        reasons=_reason_counts(reasons, verdicts.others, leave),
         withheld=bool(of_all),
         held_by_facts=not leave.bulk,
         removals_held=[each.process.device or each.process.name for each in leave.held],
@@ -249,14 +250,10 @@ def _waves(
 
 def _in_storm(assignment: Assignment, updated: Updated) -> int:
     """Return how many devices fell silent with many others before the new revision settled on them."""
-    return sum(
-        has
-        and process is not None
-        and process.in_storm
-        and process.settled_since is None
-        and process.fetched is not False
-        for process, has in zip(assignment.processes, updated.all, strict=True)
-    )
+    silent = [
+        process for process in compress(assignment.processes, updated.all) if process is not None and process.in_storm
+    ]
+    return sum(process.settled_since is None and process.fetched is not False for process in silent)
 
 
 def _unmatched_budget(snapshot: Snapshot) -> Budget | None:
@@ -344,6 +341,14 @@ def _reasons(verdicts: Verdicts, admission: Admission) -> list[Reason]:
     for number, reason in admission.refused.items():
         reasons[number] = reason
     return reasons
+
+
+def _reason_counts(reasons: Sequence[Reason], others: Sequence[int], leave: Removals) -> Counter[ReasonCode]:
+    """Return how many devices there are for each reason; all that are none of the *others* are up to date."""
+    found = Counter([*(reasons[number].code for number in others), *(each.reason.code for each in leave.stay)])
+    if len(others) < len(reasons):
+        found[ReasonCode.UP_TO_DATE] += len(reasons) - len(others)
+    return found
 
 
 def _counts(

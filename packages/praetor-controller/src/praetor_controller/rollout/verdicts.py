@@ -18,6 +18,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import cached_property
 from itertools import product
 from typing import Final, assert_never
 
@@ -265,31 +266,38 @@ class Verdicts:
 
     def with_step(self, *steps: Step) -> list[int]:
         """Return the numbers of the devices for which one of *steps* is to be taken."""
+        return sorted(number for step in steps for number in self._by_step[step])
+
+    @cached_property
+    def _by_step(self) -> Mapping[Step, list[int]]:
+        found: dict[Step, list[int]] = {step: [] for step in Step}
         verdicts = self.all
-        return [number for number in self.others if verdicts[number].step in steps]
+        for number in self.others:
+            found[verdicts[number].step].append(number)
+        return found
 
 
 def classify_all(context: Context, assignment: Assignment) -> Verdicts:
     """Return the verdict of each device."""
-    on_target, in_flight, refusals = context.on_target, context.snapshot.in_flight, context.snapshot.refusals
-    outdated, faults = _Outdated(context), context.faults
-    verdicts: list[Verdict] = []
-    for number, (device, process, availability) in enumerate(assignment):
-        plain = (
-            process is not None
-            and availability is _AVAILABLE
-            and not (process.terminating or device.in_maintenance or device.name in in_flight)
+    snapshot, faults = context.snapshot, context.faults
+    special = snapshot.in_flight | snapshot.refusals.keys() | faults.keys()
+    verdicts = [
+        (_UP_TO_DATE if has else outdated)  # as most are, so not worth a call
+        if process is not None
+        and availability is _AVAILABLE
+        and not (process.terminating or process.held or device.in_maintenance or device.unmet)
+        and not (special and device.name in special)
+        else classify(context, number, device, process, availability)
+        for number, device, process, availability, has, outdated in zip(
+            range(len(assignment.devices)),
+            assignment.devices,
+            assignment.processes,
+            assignment.availabilities,
+            context.on_target,
+            _of_outdated(context),
+            strict=True,
         )
-        if plain and on_target[number]:
-            verdicts.append(_UP_TO_DATE)
-        elif (
-            plain
-            and process is not None
-            and not (process.held or device.unmet or device.name in refusals or (faults and device.name in faults))
-        ):
-            verdicts.append(outdated.verdict or outdated.of(number))
-        else:
-            verdicts.append(classify(context, number, device, process, availability))
+    ]
     return Verdicts(verdicts, [number for number, verdict in enumerate(verdicts) if verdict is not _UP_TO_DATE])
 
 
@@ -301,28 +309,20 @@ def without_steps(verdicts: Verdicts, why: Reason) -> Verdicts:
     )
 
 
-class _Outdated:
-    """The verdicts of available devices with another revision, as classify() gives them.
+def _of_outdated(context: Context) -> Sequence[Verdict]:
+    """Return the verdict that classify() gives each device if it is available with another revision.
 
-    Half of a large fleet may be such devices. They share *verdict*, or one for each reason why a wave is closed.
+    Half of a large fleet may be such devices. They share one, or one for each reason why a wave is closed.
     """
-
-    def __init__(self, context: Context) -> None:
-        self._waves = context.waves
-        gate = _gate(context)
-        self._open = _SHARED[_OTHER, gate, _HEALTHY]
-        self._closed: dict[int, Verdict] = {}
-        self.verdict = self._open if context.waves is None or gate not in _MAY_UPDATE else None
-
-    def of(self, number: int) -> Verdict:
-        """Return the verdict of the device at *number*."""
-        reason = self._waves.closed(number) if self._waves is not None else None
-        if reason is None:
-            return self._open
-        verdict = self._closed.get(id(reason))
-        if verdict is None:
-            verdict = self._closed[id(reason)] = Verdict(reason)
-        return verdict
+    gate, waves, devices = _gate(context), context.waves, len(context.on_target)
+    is_open = _SHARED[_OTHER, gate, _HEALTHY]
+    if waves is None or gate not in _MAY_UPDATE:
+        return [is_open] * devices
+    if not waves.place:
+        return [is_open if waves.blocker is None else Verdict(waves.blocker)] * devices
+    closed = [waves.closed_wave(index) for index in range(len(waves.waves))]
+    by_wave = [is_open if reason is None else Verdict(reason) for reason in closed]
+    return [by_wave[index] for index in waves.place]
 
 
 def classify(
@@ -483,12 +483,15 @@ def with_withheld(snapshot: Snapshot, specs: Specs, of_all: Mapping[str, str]) -
             if needed <= device.features
             else str(Reason(ReasonCode.AGENT_TOO_OLD, ",".join(sorted(needed - device.features))))
             for device in devices
-            if withheld or device.missing or not needed <= device.features
+            if withheld or device.missing or (needed and not needed <= device.features)
         }
     overtaken = {
         process.uid
         for process in snapshot.processes
-        if process.held.startswith(_BY_GATEWAY) and process.device not in why and not specs.runs(process)
+        if process.held
+        and process.held.startswith(_BY_GATEWAY)
+        and process.device not in why
+        and not specs.runs(process)
     }
     if not why and not overtaken:
         return snapshot

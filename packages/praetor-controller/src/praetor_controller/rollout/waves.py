@@ -19,9 +19,9 @@ one, so there a wave that nothing matches is passed over; devices that come into
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cached_property
 from itertools import compress
 
 from attrs import evolve, field, frozen, mutable
@@ -42,7 +42,6 @@ from praetor_controller.rollout.updated import Updated
 REST = "(rest)"
 """Name of the last wave; the CRD allows no wave of a spec this name."""
 _PATH = "spec.updateStrategy.rollingUpdate.waves"
-_NONE = -1
 _SHOWN = 3
 _NOT_COUNTED = (Availability.NEVER_REPORTED, Availability.OFFLINE_BEFORE_OFFER, Availability.HELD)
 
@@ -67,9 +66,11 @@ class WaveProgress:
 
     def closed(self, number: int) -> Reason | None:
         """Return why the wave of the device at *number* is closed; None when it is open."""
-        if self.place and self.place[number] < self.open:
-            return self.passed.get(self.place[number])
-        return self.blocker
+        return self.closed_wave(self.place[number]) if self.place else self.blocker
+
+    def closed_wave(self, index: int) -> Reason | None:
+        """Return why the wave at *index* is closed; None when it is open."""
+        return self.passed.get(index) if index < self.open else self.blocker
 
     def name_of(self, number: int) -> str:
         """Return the name of the wave of the device at *number*; empty when there are no waves."""
@@ -143,25 +144,20 @@ def wave_progress(
     """
     waves = deployment.policy.update_strategy.rolling_update.waves
     devices = _Devices(deployment, assignment, updated, faults, now, stamp, proven)
-    place, matched = _place(waves, devices)
+    place, matched, recorded = _place(waves, devices)
     let_pass = {each.name for each in waves if _token(deployment, each, record.number) in deployment.approved}
     members = [
         _Members(wave=wave, matched=found, passed=wave.name in record.passed or wave.name in let_pass)
         for wave, found in zip((*waves, Wave(name=REST)), (*matched, True), strict=True)
     ]
-    for index, counted, available_at, wave in zip(
-        place, devices.counted, devices.available_at, devices.recorded, strict=True
-    ):
-        group = members[index]
-        group.devices += 1
-        if counted:
-            group.counted += 1
-            if available_at is not None:
-                group.available_at.append(available_at)
-        if wave == group.wave.name:
-            group.started = True
-    for index, is_unchanged in zip(place, updated.unchanged, strict=False):  # of none, where all are changed
-        members[index].unchanged += is_unchanged
+    counted = list(compress(place, devices.counted))
+    unchanged = list(compress(place, updated.unchanged))  # of none, where all are changed
+    for index, group in enumerate(members):
+        group.devices, group.counted, group.unchanged = (each.count(index) for each in (place, counted, unchanged))
+        group.started = recorded[index] > 0
+    for number, available_at in devices.available_at.items():
+        if devices.counted[number]:
+            members[place[number]].available_at.append(available_at)
     failed = _failed(members, place, devices, assignment, failures, record)
     progress = _opened(deployment, members, place, now, since, record, is_first=is_first)
     record = WaveRecord(
@@ -185,20 +181,22 @@ def _failed(
     """Return the processes that failed and were not available since, and count those of devices that left."""
     known = {each.uid: each for each in record.failed}
     counted: set[str] = set()
-    has_target = zip(devices.updated, devices.available_at, strict=True)
+    available_at = devices.available_at
     # of a fleet few fail: those that are available matter only where some did before
-    for number in [number for number, (has, at) in enumerate(has_target) if has and (at is None or known)]:
+    for number in [
+        number for number, has in enumerate(devices.updated) if has and (known or number not in available_at)
+    ]:
         device, process = assignment.devices[number], assignment.processes[number]
         availability = assignment.availabilities[number]
         if process is None or devices.is_unchanged(number):
             continue
-        if devices.available_at[number] is not None:
+        if number in available_at:
             known.pop(process.uid, None)
             continue
         index = place[number]
         group = members[index]
         gates = index < len(members) - 1 and not group.passed
-        unseen = device.in_maintenance and devices.recorded[number] == group.wave.name and is_failed(process)
+        unseen = device.in_maintenance and devices.recorded.get(number) == group.wave.name and is_failed(process)
         if gates and failures is not None and (unseen or failures.of(device, process, availability)):
             known.setdefault(process.uid, WaveFailure(group.wave.name, device.name, process.uid))
         if process.uid in known and devices.counted[number] and known[process.uid].wave == group.wave.name:
@@ -218,9 +216,9 @@ def _failed(
 class _Devices:
     """What decides about waves in each device, in the order of the devices.
 
-    *updated*: it has the target. *is_unchanged*: it had before. *counted*: waves wait for it. *available_at* is
-    when an updated device became available. *recorded* is the name of the wave that an updated device got the target
-    in.
+    *updated*: it has the target. *is_unchanged*: it had before. *counted*: waves wait for it. By their numbers,
+    *available_at* is when updated devices became available, and *recorded* the names of the waves in which updated
+    devices got the target.
     """
 
     def __init__(
@@ -249,21 +247,26 @@ class _Devices:
         self.counted = [
             not (device.in_maintenance and device.maintained(now))
             and not (process is not None and process.terminating and process.kept_at <= now)
-            and ((has and availability is available) or self._counts(device, process, availability, updated=has))
+            and (
+                (  # as most are, so not worth a call
+                    availability is available
+                    and process is not None
+                    and (has or not (process.held or device.unmet or faults))
+                )
+                or self._counts(device, process, availability, updated=has)
+            )
             for (device, process, availability), has in zip(assignment, self.updated, strict=True)
         ]
         for number in (number for number, same in enumerate(updated.unchanged) if same):
             self.counted[number] = False
-        self.available_at = [
-            (process.ready_since or 0.0) + self._min_ready_s
-            if has and process is not None and availability is available and not process.terminating
-            else None
-            for (_, process, availability), has in zip(assignment, self.updated, strict=True)
-        ]
-        self.recorded = [
-            self.wave_of(process) if has and process is not None else ""
-            for process, has in zip(assignment.processes, self.updated, strict=True)
-        ]
+        self.available_at: dict[int, float] = {}
+        self.recorded: dict[int, str] = {}
+        fleet = zip(range(len(self.updated)), assignment.processes, assignment.availabilities, strict=True)
+        for number, process, availability in compress(fleet, self.updated):
+            if process is not None and process.wave and (wave := self.wave_of(process)):
+                self.recorded[number] = wave
+            if availability is available and process is not None and not process.terminating:
+                self.available_at[number] = (process.ready_since or 0.0) + self._min_ready_s
 
     def wave_of(self, process: ProcessRow) -> str:
         """Return the name of the wave in which *process*, which has the target, got it; "" if in none."""
@@ -284,14 +287,20 @@ class _Devices:
             return self._now < blamed_until(process, self._policy, self._proven)
         return availability not in _NOT_COUNTED and (updated or not process.held)
 
-    def without_wave(self, place: Sequence[int]) -> list[int]:
-        """Return the devices that have no place yet, in the order in which waves take them."""
-        left = [number for number, index in enumerate(place) if index == _NONE]
-        left.sort(key=self._names.__getitem__)
-        left.sort(key=self._ranks().__getitem__)
-        if self._unchanged:
-            left.sort(key=self._unchanged.__getitem__)
-        return left
+    def first(self, candidates: Sequence[int], room: float) -> Sequence[int]:
+        """Return as many of *candidates* as a wave has *room* for: those that waves take first."""
+        if room >= len(candidates):
+            return candidates
+        ranks, by_rank = self._ranks, dict[int, list[int]]()
+        for number in candidates:
+            by_rank.setdefault(ranks[number], []).append(number)
+        chosen: list[int] = []
+        for _, group in sorted(by_rank.items()):
+            fits = int(room) - len(chosen)
+            if fits <= 0:
+                break
+            chosen += group if fits >= len(group) else sorted(group, key=self._names.__getitem__)[:fits]
+        return chosen
 
     def may_pass(self, takes: Sequence[bool]) -> list[bool]:
         """Return of each device that a wave *takes* whether the wave may be passed by it."""
@@ -302,44 +311,40 @@ class _Devices:
             for number, device in compress(enumerate(self.rows), takes)
         ]
 
-    def _ranks(self) -> list[int]:
-        """Return how late each device is taken: what has the target first, then what counts and was seen."""
-        return [
+    @cached_property
+    def _ranks(self) -> Sequence[int]:
+        """How late waves take each device: what has the target first, then what counts and was seen, then by name."""
+        ranks = [
             (0 if has else 4) + (0 if counts else 2) + (row.connected is None)
             for has, counts, row in zip(self.updated, self.counted, self.rows, strict=True)
         ]
+        for number in compress(range(len(ranks)), self._unchanged):  # of none, where all are changed
+            ranks[number] += 8
+        return ranks
 
 
-def _place(waves: Sequence[Wave], devices: _Devices) -> tuple[list[int], list[bool]]:
-    """Return the index of each device's wave, and whether each wave matches any device."""
+def _place(waves: Sequence[Wave], devices: _Devices) -> tuple[list[int], list[bool], list[int]]:
+    """Return the index of each device's wave, whether each wave matches a device, and how many are recorded in each."""
     index_of = {wave.name: index for index, wave in enumerate(waves)} | {REST: len(waves)}
-    place = [index_of.get(name, _NONE) for name in devices.recorded]
-    recorded = Counter(place)
-    left = devices.without_wave(place)
+    of_recorded = {number: index_of[name] for number, name in devices.recorded.items() if name in index_of}
+    indices = list(of_recorded.values())
+    recorded = [indices.count(index) for index in range(len(waves) + 1)]
+    rest = len(waves)
+    place = [rest] * len(devices.rows)
+    for number, index in of_recorded.items():
+        place[number] = index
+    left: Sequence[int] = range(len(place))
+    if of_recorded:
+        left = [number for number in left if number not in of_recorded]
     matched: list[bool] = []
     labels = [row.labels for row in devices.rows] if waves else []
     for index, wave in enumerate(waves):
         takes = compile_each(wave.selector or LabelSelector(), f"{_PATH}[{index}].selector")(labels)
         matched.append(True in takes)
         room = _limit(index, wave, devices, takes) - recorded[index]
-        left = _fill(index, takes, room, place, left)
-    for number in left:
-        place[number] = len(waves)
-    return place, matched
-
-
-def _fill(index: int, takes: Sequence[bool], room: float, place: list[int], left: Sequence[int]) -> list[int]:
-    """Give the wave at *index* those of the devices *left* that it takes; return the others."""
-    others: list[int] = []
-    for at, number in enumerate(left):
-        if room <= 0:
-            return [*others, *left[at:]]
-        if takes[number]:
+        for number in devices.first([number for number in left if takes[number] and place[number] == rest], room):
             place[number] = index
-            room -= 1
-        else:
-            others.append(number)
-    return others
+    return place, matched, recorded
 
 
 def _limit(index: int, wave: Wave, devices: _Devices, takes: Sequence[bool]) -> float:
