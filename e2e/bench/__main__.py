@@ -16,7 +16,7 @@ from e2e.bench import journeys
 from e2e.bench.agent import memory as agent_memory
 from e2e.bench.agent import size as agent_size
 from e2e.bench.agent import start as agent_start
-from e2e.bench.controller import events, fanout, planner
+from e2e.bench.controller import ctl, events, fanout, planner
 from e2e.bench.gateway import heartbeats, hostile, propagation, quiet, references, throughput, writes
 from e2e.bench.gateway import memory as gateway_memory
 from e2e.bench.measure.context import BenchError, Context
@@ -48,6 +48,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "fanout": fanout,
     "planner": planner,
     "events": events,
+    "praetorctl": ctl,
     "gateway_memory": gateway_memory,
     "agent_memory": agent_memory,
     "agent_start": agent_start,

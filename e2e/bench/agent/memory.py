@@ -7,12 +7,12 @@ import compileall
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 
 import praetor_agent
 import praetor_api
 from e2e.bench.measure.context import Context, own_environment, until
 from e2e.bench.measure.figures import Figure, at_most, number, ratio_figure
+from e2e.bench.measure.interpreter import processor_ms
 from e2e.bench.measure.proc import resident_kib
 from e2e.stack.kube import Kube
 from e2e.stack.manifests import device_process, network_switch, process_spec
@@ -87,19 +87,6 @@ def _import_time(context: Context) -> Figure:
     ours: list[float] = []
     theirs: list[float] = []
     for _ in range(context.size(15, 3)):
-        ours.append(_milliseconds(["-c", IMPORT]))
-        theirs.append(_milliseconds(["-c", REFERENCE]))
+        ours.append(processor_ms(["-c", IMPORT]))
+        theirs.append(processor_ms(["-c", REFERENCE]))
     return ratio_figure("processor ms to start Python and import all of the agent", ours, theirs)
-
-
-def _milliseconds(arguments: Sequence[str]) -> float:
-    """Return the processor time of an interpreter's whole life."""
-    script = "import os, subprocess, sys; subprocess.run(sys.argv[1:], check=True); t = os.times(); print(t[2] + t[3])"
-    done = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", script, sys.executable, *arguments],
-        capture_output=True,
-        text=True,
-        check=True,
-        env=own_environment(),
-    )
-    return float(done.stdout) * 1000

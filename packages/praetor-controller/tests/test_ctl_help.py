@@ -61,6 +61,17 @@ def test_the_help_imports_no_heavy_library() -> None:
     assert done.stdout.endswith("loaded []\n")
 
 
+@pytest.mark.parametrize(("args", "found"), [([], ["render", "replay"]), (["rollout"], ["restart", "resume", "retry"])])
+def test_completing_a_command_imports_no_heavy_library(args: list[str], found: list[str]) -> None:
+    program = (
+        "import sys; from click.shell_completion import ShellComplete; from praetor_controller.ctl.cli import main; "
+        f"items = ShellComplete(main, {{}}, 'praetorctl', '_').get_completions({args!r}, 're'); "
+        f"print([item.value for item in items], [name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == f"{found} []\n"
+
+
 def every_command(
     group: click.Group = main, path: tuple[str, ...] = ()
 ) -> Iterator[tuple[tuple[str, ...], click.Command]]:

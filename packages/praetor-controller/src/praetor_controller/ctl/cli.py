@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from praetor_api.kube.client.errors import KubeError
 from praetor_controller.__about__ import __version__
@@ -53,9 +54,18 @@ class LazyGroup(ForwardingGroup):
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        groups = {name: group.get_short_help_str(limit=formatter.width) for name, group in self.commands.items()}
         with formatter.section("Commands"):
-            formatter.write_dl(sorted({**groups, **self._summaries}.items()))
+            formatter.write_dl(self._lines(formatter.width))
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Return the commands and options that begin with *incomplete*; no command is imported for its summary."""
+        found = [CompletionItem(name, help=line) for name, line in self._lines() if name.startswith(incomplete)]
+        return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
+
+    def _lines(self, width: int = 80) -> list[tuple[str, str]]:
+        """Return the commands with their lines in the help, those of groups at most *width* characters long."""
+        groups = {name: group.get_short_help_str(limit=width) for name, group in self.commands.items()}
+        return sorted({**groups, **self._summaries}.items())
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
