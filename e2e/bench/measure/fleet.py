@@ -23,16 +23,14 @@ CONCURRENCY = 32
 
 
 class DeployedFleet:
-    """*count* NetworkSwitches in the namespace default, by the label GROUP in *groups* of one size, and a deployment
-    `agent` to all of them.
-    """
+    """*count* NetworkSwitches in the namespace default, and a deployment `agent` to all of them."""
 
-    def __init__(self, stack: Stack, count: int, *, strategy: str = "RollingUpdate", groups: int = GROUPS) -> None:
+    def __init__(self, stack: Stack, count: int, *, strategy: str = "RollingUpdate") -> None:
         self.names = [f"leaf-{number}" for number in range(1, count + 1)]
         self.kube = stack.kube("default")
         self._stack = stack
         self._strategy = strategy
-        asyncio.run(create_switches(stack.cluster.kubeconfig, "default", self.names, groups))
+        asyncio.run(create_switches(stack.cluster.kubeconfig, "default", self.names))
 
     @contextmanager
     def simulated(self) -> Iterator[Program]:

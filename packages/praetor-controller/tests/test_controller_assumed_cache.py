@@ -18,6 +18,7 @@ from praetor_api.kube.runtime.informer import Informer
 from praetor_controller.model.projection import project_process
 from praetor_controller.model.rows import ProcessRow
 from praetor_controller.reconcile.assumed_cache import LIFETIME_S, AssumedCache
+from praetor_controller.reconcile.cache import Cache
 
 KEY = Key("lab", "tel-a")
 BY_DEVICE = "device"
@@ -111,6 +112,38 @@ async def test_a_created_row_is_served_before_the_informer_has_it(fixture: Fixtu
     await fixture.catch_up()
     assert fixture.on("b") == [created]
     assert fixture.changes == []
+
+
+async def test_the_row_of_a_created_object_is_known_for_that_version_alone(fixture: Fixture) -> None:
+    written = await fixture.write("v2")
+    fixture.cache.assume(written)
+    assert fixture.cache.created(KEY, written.uid, written.resource_version) is None  # it was not created by that
+
+    key = Key("lab", "tel-b")
+    created = await fixture.create("b")
+    assert fixture.cache.created(key, created.uid, created.resource_version) is None
+    fixture.cache.assume_created(created)
+    assert fixture.cache.get(key) is created
+    assert fixture.cache.created(key, created.uid, created.resource_version) is created
+    assert fixture.cache.created(key, created.uid, "1") is None
+    assert fixture.cache.created(key, "another", created.resource_version) is None
+    await fixture.catch_up()
+    assert fixture.cache.created(key, created.uid, created.resource_version) is None  # the informer has it by now
+    assert fixture.changes == []
+
+
+async def test_what_is_read_back_of_an_own_create_is_not_projected_again() -> None:
+    clock = FakeClock()
+    kube = InProcessKube(clock)
+    cache = Cache(kube, clock, ())
+    body = body_of(DEVICE_PROCESSES, "tel-a", spec=runs("v1") | {"deviceRef": {"name": "a"}})
+    stored = await kube.create(DEVICE_PROCESSES, "lab", body)
+    row = cache.process(stored)
+    assert cache.process(stored) is not row
+    cache.processes.assume_created(row)
+    assert cache.process(stored) is row
+    changed = await kube.patch(DEVICE_PROCESSES, KEY, {"spec": runs("v2")})
+    assert cache.process(changed).spec_hash != row.spec_hash
 
 
 async def test_the_index_follows_what_is_assumed(fixture: Fixture) -> None:

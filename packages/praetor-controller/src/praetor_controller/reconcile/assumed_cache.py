@@ -87,6 +87,7 @@ R = TypeVar("R", bound=Row)
 class _Assumed(Generic[R]):
     row: R
     deleted: bool
+    created: bool
     at: float  # monotonic seconds
 
 
@@ -110,6 +111,21 @@ class AssumedCache(Informers[R]):
         """
         if is_new or self.get(_key(row)) is not None:
             self._set(row, deleted=False)
+
+    def assume_created(self, row: R) -> None:
+        """Serve *row*, of an object that was just created, until the informer shows that version or a newer one."""
+        self._set(row, deleted=False, created=True)
+
+    def created(self, key: Key, uid: str, resource_version: str) -> R | None:
+        """Return the row that was assumed when the object with this *uid* was created, if it is of this version.
+
+        It is the row of that version whatever happens: no restored store gives another object the same uid.
+        """
+        assumed = self._assumed.get(key)
+        if assumed is None or not assumed.created:
+            return None
+        row = assumed.row
+        return row if (row.uid, row.resource_version) == (uid, resource_version) else None
 
     def assume_deleted(self, row: R) -> None:
         """Serve *row* no longer: it is gone, or going."""
@@ -139,8 +155,8 @@ class AssumedCache(Informers[R]):
         shown = super().by_index(name, value)
         return self._newest_of(shown, self._indexes[name], value) if self._assumed else shown
 
-    def _set(self, row: R, *, deleted: bool) -> None:
-        self._assumed[_key(row)] = _Assumed(row, deleted, self._clock.monotonic())
+    def _set(self, row: R, *, deleted: bool, created: bool = False) -> None:
+        self._assumed[_key(row)] = _Assumed(row, deleted, created, self._clock.monotonic())
 
     def _on_event(self, key: Key, old: R | None, new: R | None) -> None:
         if key in self._assumed:
@@ -149,7 +165,7 @@ class AssumedCache(Informers[R]):
             if assumed is not None and _shows(new, shown, assumed):
                 del self._assumed[key]
             new = self._newest(key, new)
-            if old == new:
+            if old is new or old == new:
                 return
         for handler in self._handlers:
             handler(key, old, new)

@@ -119,6 +119,10 @@ class Cache:
 
     def process(self, obj: Mapping[str, Any]) -> ProcessRow:
         """Return the row of a DeviceProcess as the API answered it, with the times at which we saw what it shows."""
+        metadata = obj["metadata"]
+        created = self.processes.created(Key.of(obj), metadata.get("uid", ""), metadata.get("resourceVersion", ""))
+        if created is not None:
+            return created  # what a fan-out reads back of its own writes is not worth another projection
         row = project_process(obj)
         return first_seen(row, self.processes.versions(Key(row.namespace, row.name)), self.steady())
 

@@ -212,7 +212,10 @@ class Writer:
 
     def _assume(self, stored: dict[str, Any], action: Create | Update, work: _Work) -> None:
         row, wanted = self._project(stored), action.template.spec_hash
-        self._processes.assume(row, is_new=isinstance(action, Create))
+        if isinstance(action, Create):
+            self._processes.assume_created(row)
+        else:
+            self._processes.assume(row)
         known = work.state.stored_as.setdefault(wanted, set())
         if row.spec_hash != wanted and row.spec_hash not in known:
             _log.warning("the API stores another spec than was written", process=row.name)
