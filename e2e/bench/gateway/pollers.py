@@ -4,8 +4,9 @@
 `python -m e2e.bench.gateway.pollers PLAN OUTPUT` runs them until a signal ends it.
 
 PLAN is a JSON file: `{host, port, path?, devices: {name: token}}`; with a path, each device holds a request to
-`/v1/devices/NAME/PATH` and no more. For each answer with a body, a line `{name, generation, at}` for each of its
-items goes to OUTPUT, *at* in monotonic seconds of this machine; `{waiting: N}` says how many devices wait.
+`/v1/devices/NAME/PATH` and no more. For each answer with a body, a line `{name, generation, at, values?}` for each of
+its items goes to OUTPUT, *at* in monotonic seconds of this machine, *values* the digest of what the item refers to;
+`{waiting: N}` says how many devices wait.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from e2e.bench.gateway.load import body_length
-from praetor_api.protocol import TOKEN_HEADER, desired_path
+from praetor_api.protocol import AGENT_FEATURES, FEATURES_HEADER, TOKEN_HEADER, desired_path
 
 WAIT_S = 50
 READ_LIMIT = 2**20
@@ -45,7 +46,8 @@ class Crowd:
             group.create_task(self._write_waiting(), name="write waiting")
 
     async def _poll(self, name: str, token: str) -> None:
-        head = f"GET {desired_path(name)} HTTP/1.1\r\nHost: gateway\r\n{TOKEN_HEADER}: {token}\r\n"
+        features = f"{FEATURES_HEADER}: {','.join(sorted(AGENT_FEATURES))}\r\n"
+        head = f"GET {desired_path(name)} HTTP/1.1\r\nHost: gateway\r\n{TOKEN_HEADER}: {token}\r\n{features}"
         async with self._connecting:
             reader, writer = await self._connect()
             etag, body, at = await self._ask(reader, writer, head)
@@ -81,7 +83,8 @@ class Crowd:
 
     def _record(self, name: str, body: bytes, at: float) -> None:
         for item in json.loads(body)["items"] if body else ():
-            self._write({"name": item["name"], "generation": item["generation"], "at": at})
+            line = {"name": item["name"], "generation": item["generation"], "at": at}
+            self._write(line | ({"values": item["valuesHash"]} if "valuesHash" in item else {}))
 
     async def _write_waiting(self) -> None:
         while True:

@@ -19,6 +19,7 @@ from e2e.clusters.cluster import Cluster
 from e2e.stack.kube import PROCESSES
 from e2e.stack.program import Program
 from e2e.stack.stack import Stack, StackSettings
+from praetor_gateway.settings import ServerKind
 
 P50 = at_most(50.0)
 P99 = at_most(250.0)
@@ -29,14 +30,15 @@ def measure(context: Context) -> tuple[Figure, ...]:
     """Change specs of devices that all wait: one after the other, and all as fast as the controller writes."""
     figures: list[Figure] = []
     for devices in context.size((200, 2_000), (50,)):
-        figures += _of_fleet(context, devices)
+        for kind in (ServerKind.UVICORN, ServerKind.HYPERCORN):
+            figures += _of_fleet(context, devices, kind)
     return tuple(figures)
 
 
-def _of_fleet(context: Context, devices: int) -> tuple[Figure, ...]:
-    folder = context.folder(f"{devices}-devices")
+def _of_fleet(context: Context, devices: int, kind: ServerKind) -> tuple[Figure, ...]:
+    folder = context.folder(f"{devices}-devices-{kind}")
     with context.launched(folder) as cluster:
-        stack = Stack(cluster, folder / "stack", StackSettings(heartbeat=15))
+        stack = Stack(cluster, folder / "stack", StackSettings(heartbeat=15, gateway_flags=(f"--server={kind}",)))
         with stack.running(*stack.servers()):
             fleet = DeployedFleet(stack, devices, strategy="Recreate")
             fleet.apply(1)
@@ -51,8 +53,8 @@ def _of_fleet(context: Context, devices: int) -> tuple[Figure, ...]:
     rate = devices / max(seconds for _, seconds in rounds)
     burst = f"{len(rounds)} changes of all at {rate:,.0f} specs a second"
     return (
-        *_figures(f"one of {devices:,} devices at a time", single, f"{len(single)} changes"),
-        *_figures(f"all of {devices:,} devices at once", late, burst),
+        *_figures(f"{kind}, one of {devices:,} devices at a time", single, f"{len(single)} changes"),
+        *_figures(f"{kind}, all of {devices:,} devices at once", late, burst),
     )
 
 

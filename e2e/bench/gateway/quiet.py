@@ -25,6 +25,8 @@ HEARTBEAT_S = 15
 BOOT_ID = "5d1f7a4e"
 DEVICES_PER_CORE = {ServerKind.UVICORN: at_least(200_000), ServerKind.HYPERCORN: None}
 TIMES_HYPERCORN = at_least(4.0)
+ORIGINAL = 77_000
+"""Devices that a core carried in the original system, in Go, with all that they sent: 24 requests a minute each."""
 
 
 def measure(context: Context) -> tuple[Figure, ...]:
@@ -58,14 +60,18 @@ def _figures(
     for kind, turns in zip(servers, taken[::2], strict=True):
         busy = statistics.median(turn["server_s"] / turn["wall_s"] for turn in turns)
         progress(f"quiet polls on {kind}: {len(polls):,} a second keep {busy:.0%} of a core busy")
+    carried = {kind: [rate * HEARTBEAT_S for rate in ours[kind]] for kind in DEVICES_PER_CORE}
+    against_original = {kind: [each / ORIGINAL for each in devices] for kind, devices in carried.items()}
+    what = f"devices per core, each with a quiet poll every {HEARTBEAT_S} s"
     return (
+        *(median_figure(f"{what}, on {kind}", carried[kind], goal=goal) for kind, goal in DEVICES_PER_CORE.items()),
         *(
-            median_figure(
-                f"devices per core, each with a quiet poll every {HEARTBEAT_S} s, on {kind}",
-                [rate * HEARTBEAT_S for rate in ours[kind]],
-                goal=goal,
-            )
-            for kind, goal in DEVICES_PER_CORE.items()
+            median_figure(f"the same on {kind}, against {ORIGINAL:,} of the original system", ratios, unit="x")
+            for kind, ratios in against_original.items()
+        ),
+        *(
+            median_figure(f"how fast the core was: per core-second an empty route that holds, on {kind}", rate)
+            for kind, rate in theirs.items()
         ),
         *(
             ratio_figure(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from http import HTTPStatus
 from typing import Any
@@ -23,6 +23,7 @@ from e2e.stack.kube import Object
 from e2e.stack.manifests import device_process, network_switch, process_spec
 from e2e.stack.server import Server
 from e2e.stack.stack import Stack, StackSettings
+from praetor_api.annotations import TRACEPARENT_ANNOTATION
 from praetor_api.protocol import AGENT_FEATURES, FEATURES_HEADER, TOKEN_HEADER, Report, desired_path, report_path
 from praetor_api.wire import write
 from praetor_gateway.settings import ServerKind
@@ -30,6 +31,7 @@ from praetor_gateway.settings import ServerKind
 CONNECTIONS = 64
 SLEEP = process_spec(["/bin/sleep", "1000"])
 HEARTBEAT_S = 15
+TRACED = {TRACEPARENT_ANNOTATION: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
 LIKE_AN_EMPTY_ROUTE = {
     ServerKind.HYPERCORN: {"304": 0.85, "heartbeat": 0.85},
     ServerKind.UVICORN: {"304": 0.75, "heartbeat": 0.65},
@@ -38,13 +40,14 @@ TIMES_HYPERCORN = {"304": 4.0, "heartbeat": 3.5}
 
 
 def measure(context: Context) -> tuple[Figure, ...]:
-    """Measure 304s and heartbeats on each server, the gateway's and the empty route's in turns."""
+    """Measure 304s and heartbeats on each server, the gateway's and the empty route's in turns, then with traces."""
     with context.launched() as cluster, ExitStack() as running:
         flags = ("--device-rate=1000000",)  # few devices stand for many here
         stack = Stack(cluster, context.folder("stack"), StackSettings(heartbeat=HEARTBEAT_S, gateway_flags=flags))
         running.enter_context(stack.running())
         servers = pairs(context, stack, running)
-        return _figures(context, asks(stack, [gateway for gateway, _ in servers.values()]), servers)
+        figures = _figures(context, asks(stack, [gateway for gateway, _ in servers.values()]), servers)
+        return (*figures, *_of_tracing(context, stack, running, servers[ServerKind.UVICORN][0]))
 
 
 def pairs(context: Context, stack: Stack, running: ExitStack) -> dict[ServerKind, tuple[Server, Server]]:
@@ -111,15 +114,41 @@ def _figures(
     )
 
 
+def _of_tracing(context: Context, stack: Stack, running: ExitStack, untraced: Server) -> Iterator[Figure]:
+    """Compare gateways with and without --tracing, on devices whose processes a tracing controller wrote.
+
+    Without it a gateway has no part that records, so that there is nothing to compare it with but this.
+    """
+    variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}  # no collector: devices at rest make no spans
+    traced = stack.new_gateway("gateway-traced", f"--server={ServerKind.UVICORN}", "--tracing", variables=variables)
+    running.callback(traced.program.stop)
+    traced.start()
+    asked = {server: asks(stack, [server], prefix="traced", annotations=TRACED) for server in (traced, untraced)}
+    targets = [(way, server) for way in LIKE_AN_EMPTY_ROUTE[ServerKind.UVICORN] for server in asked]
+    plan = {
+        "rounds": context.size(20, 6),
+        "turn_s": context.size(0.3, 0.15),
+        "targets": [target(server, asked[server][way]) for way, server in targets],
+    }
+    rates = [per_core_second(taken) for taken in load(plan)]
+    for at, (way, _) in enumerate(targets[::2]):
+        what = f"{way} on uvicorn: requests per core-second with --tracing against without"
+        yield ratio_figure(what, rates[2 * at], rates[2 * at + 1])
+
+
 def asks(
-    stack: Stack, gateways: Sequence[Server], spec: Object = SLEEP, prefix: str = "leaf"
+    stack: Stack,
+    gateways: Sequence[Server],
+    spec: Object = SLEEP,
+    prefix: str = "leaf",
+    annotations: Mapping[str, str] | None = None,
 ) -> Mapping[str, Sequence[str]]:
     """Declare CONNECTIONS devices with a process; return, by `304` and `heartbeat`, each device's request as text."""
     devices = [f"{prefix}-{number}" for number in range(CONNECTIONS)]
     kube = stack.kube("default")
     kube.apply(
         *(network_switch(name, {"site": "dc-1"}) for name in devices),
-        *(device_process(name, name, spec) for name in devices),
+        *(_annotated(device_process(name, name, spec), annotations) for name in devices),
     )
     for gateway in gateways:
         etags = {name: etag(stack, gateway, name) for name in devices}
@@ -130,6 +159,10 @@ def asks(
         "304": [f"GET {desired_path(name)}{head[name]}If-None-Match: {etags[name]}\r\n\r\n" for name in devices],
         "heartbeat": [f"POST {report_path(name)}{head[name]}{typed}" for name in devices],
     }
+
+
+def _annotated(process: Object, annotations: Mapping[str, str] | None) -> Object:
+    return {**process, "metadata": {**process["metadata"], "annotations": dict(annotations or {})}}
 
 
 def head_of(stack: Stack, device: str) -> str:
