@@ -119,7 +119,7 @@ def fleet(
     """Debian 12 and 11 with systemd, a device with SysV init, a host with podman, and one that is too old."""
     for suite in debian.SUITES:
         if missing := debian.why_unavailable(suite):
-            lacking(request, missing)
+            pytest.skip(missing)  # a release moves to an archive some day, and then it cannot be fetched
     if not all(map(shutil.which, ("podman", "runc", "busybox"))):
         lacking(request, "needs podman, runc and busybox-static")
     sysv_root = required(request, sysv.rootfs(), sysv.why_unavailable(sysv.rootfs()))
