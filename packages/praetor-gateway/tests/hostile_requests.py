@@ -68,3 +68,35 @@ SILENT: dict[str, tuple[bytes, ...]] = {
     "a-request": (GET,),
 }
 """What a client sent, piece by piece, that says no more."""
+
+CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
+
+STRICT: dict[str, tuple[bytes, bytes]] = {
+    "unknown-method": (b"FOO /x HTTP/1.1\r\nHost: x\r\n\r\n", b"400"),
+    "method-of-WebDAV": (b"PROPFIND /x HTTP/1.1\r\nHost: x\r\n\r\n", b"400"),
+    "method-of-a-proxy": (b"CONNECT x:443 HTTP/1.1\r\nHost: x\r\n\r\n", b"405"),
+    "bare-line-feeds": (b"GET /x HTTP/1.1\nHost: x\n\n", b"400"),
+    "bare-line-feed": (HEAD + b"A: b\nC: d\r\n\r\n", b"400"),
+    "bare-line-feed-at-the-end": (HEAD + b"A: b\r\n\n", b"400"),
+    "bare-carriage-return": (HEAD + b"A: b\rC: d\r\n\r\n", b"400"),
+    "folded": (HEAD + b"A: b\r\n c\r\n\r\n", b"400"),
+    "control-character": (HEAD + b"A: b\x01\r\n\r\n", b"400"),
+    "same-length-twice": (POST + b"Content-Length: 3\r\nA: b\r\nContent-Length: 3\r\n\r\nabc", b"400"),
+    "same-length-in-a-list": (POST + b"Content-Length: 3, 3\r\n\r\nabc", b"400"),
+    "length-and-chunks": (POST + b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", b"400"),
+    "chunked-twice": (POST + 2 * b"Transfer-Encoding: chunked\r\n" + b"\r\n0\r\n\r\n", b"501"),
+    "space-after-a-chunk-size": (CHUNKED + b"1 \r\na\r\n0\r\n\r\n", b"400"),
+    "folded-trailer": (CHUNKED + b"0\r\nA: b\r\n c\r\n\r\n", b"400"),
+    "target-without-a-slash": (b"GET x HTTP/1.1\r\nHost: x\r\n\r\n", b"400"),
+}
+"""Requests that one of two parsers takes, and the status that each server refuses them with."""
+
+ALLOWED: dict[str, tuple[bytes, int]] = {
+    "empty-line-before": (b"\r\n" + GET, 1),
+    "empty-lines-between": (GET + b"\r\n\r\n" + GET, 2),
+    "chunk-extension": (CHUNKED + b'1;a=b;c="d e"\r\na\r\n0\r\n\r\n' + GET, 2),
+    "chunk-extension-of-9000-bytes": (CHUNKED + b"1;" + b"a" * 9_000 + b"\r\na\r\n0\r\n\r\n" + GET, 2),
+    "text-of-eight-bits": (HEAD + b"A: \xe4\r\n\r\n", 1),
+    "upgrade-without-connection": (POST + b"Upgrade: h2c\r\nContent-Length: 3\r\n\r\nabc" + GET, 2),
+}
+"""Requests that one of two servers might refuse, and how many of them each answers."""

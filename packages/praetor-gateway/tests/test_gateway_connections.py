@@ -8,106 +8,40 @@ import os
 import re
 import resource
 import socket
-import ssl
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
-from typing import Any
 
 import h11
 import pytest
-from attrs import evolve
 from starlette.types import Receive, Scope, Send
 
-import gateway_testing
-from gateway_testing import SETTINGS, SHARED_TOKEN, listening, run_in_virtual_time
+from connection_testing import (
+    SOME_BYTES,
+    TlsByHand,
+    closed,
+    connected,
+    crowded_out,
+    each_server,
+    echo,
+    hold,
+    in_pieces,
+    leave,
+    said,
+    some,
+    tls_of,
+    torrent,
+)
+from gateway_testing import SHARED_TOKEN, listening, run_in_virtual_time, running_lab
 from hostile_requests import GET, HEAD, LEFT, POST, REFUSED, SILENT, UNCLEAR
-from kubeplane.http.tls import server_context
-from praetor_gateway.http.certificates import TlsFiles
 from praetor_gateway.http.connection import MAX_HEAD_BYTES, MAX_HEADER_LINES, READ_BYTES, ConnectionLimits
 from praetor_gateway.http.hypercorn import _StrictConnection
 from praetor_gateway.http.server import Listener
 from praetor_gateway.settings import ServerKind
 
-Client = tuple[asyncio.StreamReader, asyncio.StreamWriter]
-
-
-@pytest.fixture(autouse=True, params=[ServerKind.HYPERCORN, ServerKind.UVICORN])
-def server(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ServerKind:
-    """Both servers keep the same promises."""
-    kind: ServerKind = request.param
-    monkeypatch.setattr(gateway_testing, "SETTINGS", evolve(SETTINGS, server=kind))
-    return kind
-
-
-async def echo(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer with the method and the path, once the body is there."""
-    while (message := await receive()).get("more_body", False):
-        pass
-    if message["type"] == "http.disconnect":
-        return
-    body = scope["method"].encode() + b" " + scope["raw_path"] + b" " + scope["path"].encode()
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
-    await send({"type": "http.response.body", "body": body})
-
-
-async def hold(_: Scope, receive: Receive, __: Send) -> None:
-    """Hold each request until the client goes away, as a long poll."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-async def torrent(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer with more than the buffers of two sockets take."""
-    await send({"type": "http.response.start", "status": 200, "headers": []})
-    for _ in range(64):
-        await send({"type": "http.response.body", "body": bytes(2**20), "more_body": True})
-    await send({"type": "http.response.body", "body": b""})
-
-
-@asynccontextmanager
-async def connected(listener: Listener, **options: Any) -> AsyncIterator[Client]:
-    """Connect, and leave at the end."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", listener.port, **options)
-    try:
-        yield reader, writer
-    finally:
-        writer.transport.abort()
-        with suppress(OSError):
-            await writer.wait_closed()
-
-
-async def said(listener: Listener, *pieces: bytes) -> bytes:
-    """Return all that the server says to *pieces*, each of which arrives by itself."""
-    async with connected(listener) as (reader, writer):
-        for piece in pieces:
-            writer.write(piece)
-            for _ in range(3):  # rounds of the loop in which the server reads it
-                await asyncio.sleep(0)
-        return await reader.read()
-
-
-async def closed(listener: Listener) -> float:
-    """Return how many seconds the server takes to close what is open."""
-    loop = asyncio.get_running_loop()
-    began = loop.time()
-    while len(listener):  # noqa: ASYNC110 - in virtual time, which passes only where the loop would wait
-        await asyncio.sleep(0.1)
-    return loop.time() - began
-
-
-def tls_of(folder: Path) -> tuple[TlsFiles, ssl.SSLContext]:
-    """Return the files of a server's certificate, made in *folder*, and what a client connects with."""
-    server_context(folder)
-    context = ssl.create_default_context()
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    return TlsFiles(cert=folder / "apiserver.crt", key=folder / "apiserver.key"), context
-
-
-def in_pieces(request: bytes, size: int) -> list[bytes]:
-    return [request[at : at + size] for at in range(0, len(request), size)]
+server = pytest.fixture(autouse=True, params=[ServerKind.HYPERCORN, ServerKind.UVICORN])(each_server)
 
 
 @pytest.mark.parametrize("size", [2**20, 97], ids=["one-piece", "many-pieces"])
@@ -260,6 +194,52 @@ async def test_what_was_answered_is_sent_although_the_server_stops() -> None:
         assert len(await reading) == size
 
 
+async def test_what_was_answered_over_tls_is_sent_although_the_server_stops(tmp_path: Path) -> None:
+    """It is encrypted, and waits below TLS: the client reads it once the server stops."""
+    tls, context = tls_of(tmp_path)
+    answered = asyncio.Event()
+
+    async def note(scope: Scope, receive: Receive, send: Send) -> None:
+        await some(scope, receive, send)
+        answered.set()
+
+    async def read_late(listener: Listener, client: TlsByHand) -> bytes:
+        while listener._acceptor._listening.fileno() >= 0:  # noqa: ASYNC110 - it stops when this is closed
+            await asyncio.sleep(0)
+        for _ in range(10):
+            await asyncio.sleep(0)
+        return await client.read()
+
+    async with AsyncExitStack() as clients:
+        async with listening(note, tls=tls, timeout_s=60.0) as listener:
+            client = TlsByHand(await clients.enter_async_context(crowded_out(listener)), context)
+            await client.begin()
+            await client.write(GET)
+            await answered.wait()
+            reading = asyncio.ensure_future(read_late(listener, client))
+        assert (await reading).endswith(b"\r\n\r\n" + bytes(SOME_BYTES))
+
+
+@pytest.mark.parametrize("request_", [GET, HEAD + b"Connection: close\r\n\r\n"], ids=["kept", "closed"])
+def test_a_client_that_reads_nothing_keeps_a_server_that_stops_for_as_long_as_it_may_take(
+    request_: bytes, tmp_path: Path
+) -> None:
+    tls, context = tls_of(tmp_path)
+
+    async def measured() -> float:
+        loop = asyncio.get_running_loop()
+        async with AsyncExitStack() as clients:
+            async with listening(some, tls=tls, timeout_s=600.0) as listener:
+                client = TlsByHand(await clients.enter_async_context(crowded_out(listener)), context)
+                await client.begin()
+                await client.write(request_)
+                await asyncio.sleep(1.0)
+                began = loop.time()
+            return loop.time() - began
+
+    assert 15 < run_in_virtual_time(measured()) < 45
+
+
 def test_a_client_that_reads_on_is_not_cut() -> None:
     """It read the first answer whole: what it may take for the second one begins with that."""
 
@@ -350,24 +330,49 @@ def test_a_silent_connection_over_tls_is_closed(handshake: bool, tmp_path: Path)
     assert 9 < run_in_virtual_time(measured()) < 11.5
 
 
+async def drip(writer: asyncio.StreamWriter, piece: bytes) -> None:
+    """Write *piece* each second."""
+    while True:
+        await asyncio.sleep(1.0)
+        writer.write(piece)
+
+
 def test_a_head_that_drips_is_cut() -> None:
     async def measured() -> float:
-        async with listening(echo) as listener, connected(listener) as (reader, writer):
-            loop = asyncio.get_running_loop()
-            began = loop.time()
-            dripping = asyncio.ensure_future(drip(writer))
-            with suppress(ConnectionResetError):
-                await reader.read()
+        async with listening(echo) as listener, connected(listener) as (_, writer):
+            writer.write(HEAD)
+            dripping = asyncio.ensure_future(drip(writer, b"A: b\r\n"))
+            seconds = await closed(listener)
             dripping.cancel()
-            return loop.time() - began
-
-    async def drip(writer: asyncio.StreamWriter) -> None:
-        writer.write(HEAD)
-        while True:
-            await asyncio.sleep(1.0)
-            writer.write(b"A: b\r\n")
+            return seconds
 
     assert 9 < run_in_virtual_time(measured()) < 12
+
+
+@pytest.mark.parametrize("lines", [b"Content-Length: 1000", b"Transfer-Encoding: chunked"], ids=["length", "chunked"])
+def test_a_body_that_drips_is_refused(lines: bytes) -> None:
+    head = b"POST /v1/devices/leaf-1/report HTTP/1.1\r\nHost: x\r\nX-Device-Token: %b\r\n" % SHARED_TOKEN.encode()
+    piece = b" " if b"Length" in lines else b"1\r\n \r\n"
+
+    async def measured() -> tuple[bytes, float]:
+        async with (
+            running_lab(devices=["leaf-1"]) as lab,
+            listening(lab.gateway.app) as listener,
+            connected(listener) as (reader, writer),
+        ):
+            writer.write(head + lines + b"\r\n\r\n")
+            dripping = asyncio.ensure_future(drip(writer, piece))
+            began = asyncio.get_running_loop().time()
+            answer = await reader.readuntil(b"\r\n\r\n")
+            seconds = asyncio.get_running_loop().time() - began
+            assert await closed(listener) < 3
+            dripping.cancel()
+            return answer, seconds
+
+    answer, seconds = run_in_virtual_time(measured())
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert b"connection: close" in answer.lower()
+    assert 9 < seconds < 12
 
 
 def test_a_client_that_reads_no_answer_is_cut() -> None:
@@ -381,16 +386,6 @@ def test_a_client_that_reads_no_answer_is_cut() -> None:
     assert 15 < run_in_virtual_time(measured()) < 45
 
 
-async def left(listener: Listener, request: bytes, **options: Any) -> None:
-    """Connect, send *request*, let the server handle it, and leave."""
-    _, writer = await asyncio.open_connection("127.0.0.1", listener.port, **options)
-    writer.write(request)
-    await asyncio.sleep(0.5)
-    writer.close()
-    with suppress(OSError):
-        await writer.wait_closed()
-
-
 @pytest.mark.parametrize("app", [echo, hold], ids=["answered", "held"])
 @pytest.mark.parametrize("request_", LEFT.values(), ids=LEFT)
 def test_a_connection_is_released_when_its_client_leaves(
@@ -398,7 +393,7 @@ def test_a_connection_is_released_when_its_client_leaves(
 ) -> None:
     async def measured() -> float:
         async with listening(app) as listener:
-            await asyncio.gather(*(left(listener, request_) for _ in range(1 if len(request_) > READ_BYTES else 3)))
+            await asyncio.gather(*(leave(listener, request_) for _ in range(1 if len(request_) > READ_BYTES else 3)))
             return await closed(listener)
 
     assert run_in_virtual_time(measured()) <= 1.0
@@ -413,7 +408,7 @@ def test_a_connection_over_tls_is_released_when_its_client_leaves(
 
     async def measured() -> float:
         async with listening(app, tls=tls) as listener:
-            await asyncio.gather(*(left(listener, request_, ssl=context) for _ in range(3)))
+            await asyncio.gather(*(leave(listener, request_, ssl=context) for _ in range(3)))
             async with connected(listener, ssl=context):
                 pass
             return await closed(listener)

@@ -26,7 +26,6 @@ from kube_testing import FakeClock, InProcessKube
 from kubeplane.http.tls import server_context
 from praetor_api.kube.client.resource import DEVICE_PROCESSES
 from praetor_api.kube.options import BadOption, BindAddress
-from praetor_api.kube.runtime.acceptor import bind
 from praetor_api.kube.runtime.clock import SystemClock
 from praetor_gateway import main
 from praetor_gateway.__about__ import __version__
@@ -210,9 +209,13 @@ def test_a_bad_certificate_is_refused_by_name(tmp_path: Path) -> None:
         Listener(lambda *_: None, BindAddress("127.0.0.1", 0), option="--addr", tls=TlsFiles(cert=path, key=path))  # type: ignore[arg-type]
 
 
-def test_what_is_written_is_sent_without_waiting_for_more() -> None:
-    with bind(BindAddress("127.0.0.1", 0), "--addr") as bound:
-        assert bound.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
+async def test_what_is_written_is_sent_without_waiting_for_more() -> None:
+    async with listening(hello) as listener:
+        _, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+        while not (accepted := tuple(listener._acceptor._open)):  # noqa: ASYNC110 - nothing else says so
+            await asyncio.sleep(0)
+        assert accepted[0].getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
+        writer.close()
 
 
 async def test_a_hung_request_does_not_keep_the_server_from_ending() -> None:
@@ -260,6 +263,33 @@ async def test_devices_are_served_over_tls(tmp_path: Path) -> None:
         writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         assert (await reader.read()).endswith(b"hi")
         writer.close()
+
+
+@pytest.mark.parametrize("version", ["TLSv1.2", "TLSv1.3"])
+async def test_devices_are_served_over_tls_of_each_version(version: str, tmp_path: Path) -> None:
+    tls, _, certificate = self_signed(tmp_path)
+    context = ssl.create_default_context(cadata=certificate.decode())
+    context.minimum_version = context.maximum_version = ssl.TLSVersion[version.replace(".", "_")]
+    async with listening(hello, tls=tls) as listener:
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", listener.port, ssl=context, server_hostname="localhost"
+        )
+        assert writer.get_extra_info("ssl_object").version() == version
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert (await reader.read()).endswith(b"hi")
+        writer.close()
+
+
+async def test_an_old_version_of_tls_is_refused(tmp_path: Path) -> None:
+    tls, _, _ = self_signed(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_ciphers("ALL:@SECLEVEL=0")  # else this client would not speak it
+    with pytest.warns(DeprecationWarning, match="TLSv1_1"):
+        context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_1
+    async with listening(hello, tls=tls) as listener:
+        with pytest.raises(ConnectionResetError):  # by the server: an error of the client's own would be another one
+            await asyncio.open_connection("127.0.0.1", listener.port, ssl=context)
 
 
 async def shown(port: int, name: str) -> bytes:

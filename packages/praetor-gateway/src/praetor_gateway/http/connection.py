@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every server of devices keeps to: the limits of a connection, and how one is run."""
+"""What every server of devices keeps to: the limits of a connection, what is a request, and how a server is run."""
 
 from __future__ import annotations
 
 import asyncio
+import gc
+from http import HTTPMethod
 from typing import Protocol
 
 from attrs import frozen
@@ -11,8 +13,16 @@ from attrs import frozen
 MAX_HEAD_BYTES = 16 * 1024
 """Limit of a request's head, of a chunk's and of the trailers; a device sends less than 1 KiB."""
 MAX_HEADER_LINES = 100
+LENGTH_DIGITS = 19
+"""Of a Content-Length, at most: what 64 bits hold."""
 READ_BYTES = 2**16
 """Bytes that are read ahead of a request that is answered; a client that sends more has its connection closed."""
+VERSIONS = frozenset({"1.1", "1.0"})
+METHODS = frozenset(method.value.encode() for method in HTTPMethod)
+"""What may be a method: those of RFC 9110, and PATCH. httptools knows those of WebDAV and others, too, h11 takes any
+word."""
+DRAINED_S = 0.1
+"""How often it is looked at whether a slow reader over TLS took all: TLS tells nothing of the layer below it."""
 
 
 @frozen(kw_only=True)
@@ -49,3 +59,20 @@ def origin_form(target: bytes) -> bytes:
     _, _, rest = target.partition(b"//")
     path = rest[len(rest.partition(b"?")[0].partition(b"/")[0]) :]
     return path if path.startswith(b"/") else b"/" + path
+
+
+def unsent(transport: asyncio.WriteTransport) -> int:
+    """Return how many bytes the kernel does not have yet: under TLS, also those that are encrypted already."""
+    try:
+        return sum(layer.get_write_buffer_size() for layer in (transport, *_below(transport)))
+    except AttributeError:  # in early 3.11 a transport of TLS raises it once the connection is gone
+        return 0
+
+
+def _below(transport: asyncio.WriteTransport) -> list[asyncio.WriteTransport]:
+    """Return the transport below TLS, if there is one: asyncio has it in an attribute, uvloop out of Python's reach."""
+    layer = getattr(getattr(transport, "_ssl_protocol", None), "_transport", None)
+    if layer is not None:
+        return [layer]
+    known = gc.get_referents(transport.get_extra_info("uvloop.sslproto"))
+    return [each for each in known if each is not transport and hasattr(each, "get_write_buffer_size")]

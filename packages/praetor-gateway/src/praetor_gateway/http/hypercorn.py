@@ -8,6 +8,8 @@ until a timer fires, never times out a head or a slow reader, and switches to HT
 from __future__ import annotations
 
 import asyncio
+import re
+import sys
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -25,21 +27,33 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp
 
 from praetor_gateway.http.connection import (
+    DRAINED_S,
+    LENGTH_DIGITS,
     MAX_HEAD_BYTES,
     MAX_HEADER_LINES,
+    METHODS,
     READ_BYTES,
+    VERSIONS,
     ConnectionLimits,
     origin_form,
+    unsent,
 )
 
 Message = MutableMapping[str, Any]
 
-KEEP_ALIVE_REQUESTS = 100_000
-"""Requests before a connection is closed: two weeks of heartbeats. Hypercorn's default of 1000 is some hours."""
-DRAINED_S = 0.1
-"""How often it is looked at whether a slow reader over TLS took all."""
 TOO_MANY_LINES = "too many header lines"
 QUEUED_CHUNKS = 10  # of a body that the application does not read yet
+UNCLEAR_LINES = re.compile(
+    rb"[\x00-\x08\x0b-\x1f\x7f]|\n[ \t]|\ncontent-length:(?:[^\n]*,|.*\ncontent-length:)", re.I | re.S
+)
+"""In the lines of a head: control characters, a line that is folded, a length that is given twice."""
+CHUNK_HEAD = re.compile(
+    rb"""0{0,4}[0-9a-f]{1,16}(?:;(?!;|\r)[!#$%&'*+.^_`|~0-9a-z-]*(?:=(?:[!#$%&'*+.^_`|~0-9a-z-]*|"(?:[^"\\]|\\.)*"))?)*\r\n""",
+    re.I,
+)
+TARGET = re.compile(rb"[/*]|[a-z]+://[0-9a-z_.!~*'()%;:&=+$,@\[\]-]*(?:[/?]|$)", re.I)
+BODY = frozenset({b"content-length", b"transfer-encoding"})
+"""Headers that say that there is a body, and where it ends."""
 
 
 class HypercornServer:
@@ -55,7 +69,8 @@ class HypercornServer:
     def protocol(self) -> asyncio.Protocol:
         """Return what asyncio calls with the bytes of one connection."""
         loop = asyncio.get_running_loop()
-        return _Stream(asyncio.StreamReader(loop=loop), self._connected, loop=loop)
+        reader = asyncio.StreamReader(limit=READ_BYTES // 2, loop=loop)  # it pauses at twice its limit
+        return _Stream(reader, self._connected, loop=loop)
 
     def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = HypercornConnection(self, reader, writer)
@@ -85,6 +100,8 @@ class HypercornConnection:
         self._reader = reader
         self._writer = writer
         self._transport = writer.transport
+        self._stream: _Stream
+        self._taken = 0  # bytes of those that arrived
         self._http: _Http1
         self._deadline = asyncio.timeout(None)
         self._reading = False
@@ -98,7 +115,9 @@ class HypercornConnection:
                 self._http = self._protocol(tasks)
                 stream = self._transport.get_protocol()
                 assert isinstance(stream, _Stream)  # noqa: S101 - HypercornServer.protocol() made it
-                stream.on_end, stream.on_full = self._client_ended, self._too_many_requests
+                self._stream = stream
+                stream.on_end, stream.on_data = self._client_ended, self._check_ahead
+                self._http.parser.on_paused = self._check_ahead
                 await self._read_all()
                 await self._http.handle(Closed())
                 await self._close()
@@ -131,6 +150,7 @@ class HypercornConnection:
         try:
             async with asyncio.timeout(self._limits.first_byte_s) as self._deadline:
                 while data := await self._reader.read(READ_BYTES):
+                    self._taken += len(data)
                     if self._closing:
                         continue
                     if self._idle:
@@ -155,9 +175,10 @@ class HypercornConnection:
         if self._http.waits:
             self._expire()
 
-    def _too_many_requests(self) -> None:
+    def _check_ahead(self) -> None:
         """End a client that sends more requests than are read ahead: its end would be seen only after all of them."""
-        if self._http.waits and self._http.connection.their_state is not h11.SEND_BODY:
+        parser, unread = self._http.parser, self._stream.received - self._taken
+        if self._http.waits and parser.their_state is not h11.SEND_BODY and unread + parser.buffered > READ_BYTES:
             self._expire()
 
     async def _send(self, event: Event) -> None:
@@ -183,52 +204,39 @@ class HypercornConnection:
 
     async def _flushed(self, wait: Callable[[], Awaitable[None]]) -> None:
         """Wait with *wait* while the client takes any bytes; else abort."""
-        while left := _unsent(self._transport):
+        while left := unsent(self._transport):
             try:
                 async with asyncio.timeout(self._limits.write_s):
                     await wait()
                 return
             except TimeoutError:
-                if _unsent(self._transport) >= left:
+                if unsent(self._transport) >= left:
                     self._transport.abort()
                     return
             except (OSError, RuntimeError):  # closed meanwhile
                 return
 
     async def _empty(self) -> None:
-        """Return when the kernel has all: TLS tells nothing of the layer below it."""
-        while _unsent(self._transport) and not self._transport.is_closing():  # noqa: ASYNC110
+        """Return when the kernel has all."""
+        while unsent(self._transport) and not self._transport.is_closing():  # noqa: ASYNC110
             await asyncio.sleep(DRAINED_S)
-
-
-def _unsent(transport: asyncio.WriteTransport) -> int:
-    """Return how many bytes the kernel does not have yet: under TLS, also those that are encrypted already."""
-    below = getattr(getattr(transport, "_ssl_protocol", None), "_transport", None)  # not public
-    try:
-        return sum(layer.get_write_buffer_size() for layer in (transport, below) if layer is not None)
-    except AttributeError:  # in early 3.11 a transport of TLS raises it once the connection is gone
-        return 0
 
 
 class _Stream(asyncio.StreamReaderProtocol):
     """The bytes of a connection; calls *on_end* when the client sends no more, or the connection breaks.
 
-    *on_full* is called when no more is read from the socket until what came is handled.
+    *received* are the bytes that arrived, and *on_data* is called after each piece of them.
     """
 
     on_end: Callable[[], None] | None = None
-    on_full: Callable[[], None] | None = None
-    _reads: asyncio.ReadTransport
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.ReadTransport)  # noqa: S101 - a socket's, which asyncio reads from
-        self._reads = transport
-        super().connection_made(transport)
+    on_data: Callable[[], None] | None = None
+    received = 0
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        if not self._reads.is_reading() and self.on_full is not None:
-            self.on_full()
+        self.received += len(data)
+        if self.on_data is not None:
+            self.on_data()
 
     def eof_received(self) -> bool | None:
         keep_open = super().eof_received()
@@ -240,7 +248,7 @@ class _Stream(asyncio.StreamReaderProtocol):
         super().connection_lost(exc)
         if self.on_end is not None:
             self.on_end()
-            self.on_end = self.on_full = None
+            self.on_end = self.on_data = None
 
 
 class _Applications:
@@ -287,7 +295,8 @@ class _Http1(H11Protocol):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self.connection = _StrictConnection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
+        self.parser = _StrictConnection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
+        self.connection = self.parser
         self.waits = False
         """Whether handle() waits for the application."""
 
@@ -324,37 +333,83 @@ def _plain(request: h11.Request) -> h11.Request:
 
 
 class _Lines(ReceiveBuffer):
-    """What arrived; of a head or trailers with too many lines none is parsed, which takes h11 milliseconds."""
+    """What arrived; refuses lines that h11 would take and httptools does not, for others may see other lines in them.
+
+    Of a head or trailers with too many lines none is parsed, which takes h11 milliseconds.
+    """
+
+    def skip_empty_lines(self) -> int:
+        """Forget empty lines, which RFC 9112 §2.2 allows before a request, once it begins; return how long they are."""
+        size = len(self._data) - len(self._data.lstrip(b"\r\n"))
+        if 0 < size < len(self._data):
+            self._extract(size)
+        return size
+
+    def forget(self) -> None:
+        """Forget all."""
+        self._extract(len(self._data))
 
     def maybe_extract_lines(self) -> list[bytearray] | None:
+        before = len(self)
         lines: list[bytearray] | None = super().maybe_extract_lines()
-        if lines is not None and len(lines) > MAX_HEADER_LINES + 1:  # a head begins with that of the request
+        if lines is None:
+            return None
+        if len(lines) > MAX_HEADER_LINES + 1:  # a head begins with that of the request
             raise h11.RemoteProtocolError(TOO_MANY_LINES, error_status_hint=431)
+        if before - len(self) != sum(map(len, lines)) + 2 * len(lines) + 2:
+            raise h11.RemoteProtocolError("lines end with CR and LF", error_status_hint=400)
+        if UNCLEAR_LINES.search(b"\n".join(lines)):
+            raise h11.RemoteProtocolError("lines are not folded, and have no control characters", error_status_hint=400)
         return lines
+
+    def maybe_extract_next_line(self) -> bytearray | None:
+        line: bytearray | None = super().maybe_extract_next_line()
+        if line is not None and not CHUNK_HEAD.fullmatch(line):
+            raise h11.RemoteProtocolError("this is no head of a chunk", error_status_hint=400)
+        return line
 
 
 class _StrictConnection(h11.Connection):
-    """h11 limits only what is incomplete; this also limits what arrived in one piece."""
+    """h11 limits what is incomplete; this limits what arrived in one piece, too, and takes what httptools takes."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._receive_buffer = _Lines()
+        self._receive_buffer = self._lines = _Lines()
+        self.on_paused: Callable[[], None] = _nothing
+        """Is called when what arrived waits for an answer to what came before it."""
+
+    @property
+    def buffered(self) -> int:
+        """How many bytes arrived that are not parsed."""
+        return len(self._lines)
 
     def next_event(self) -> Any:
-        before = len(self._receive_buffer)
+        before = self.buffered
+        if self.their_state is h11.MUST_CLOSE and before:  # behind the last request
+            self._lines.forget()
+            return h11.NEED_DATA
+        if self.their_state is h11.IDLE and before:
+            empty = self._lines.skip_empty_lines()
+            if empty > MAX_HEAD_BYTES:
+                raise self._refused("these are empty lines", 431)
+            if empty == before:
+                return h11.NEED_DATA
+            before -= empty
         event = super().next_event()
-        if event is h11.NEED_DATA or event is h11.PAUSED:
+        if event is h11.NEED_DATA:
             return event
-        head = before - len(self._receive_buffer) - (len(event.data) if isinstance(event, h11.Data) else 0)
+        if event is h11.PAUSED:
+            self.on_paused()
+            return event
+        head = before - self.buffered - (len(event.data) if isinstance(event, h11.Data) else 0)
         if head > MAX_HEAD_BYTES:
             raise self._refused("the head is too large", 431)
         if isinstance(event, h11.Request | h11.EndOfMessage) and len(event.headers) > MAX_HEADER_LINES:
             raise self._refused(TOO_MANY_LINES, 431)
-        if isinstance(event, h11.Request):
-            if event.http_version not in (b"1.1", b"1.0"):
-                raise self._refused("only HTTP/1.1 is spoken", 505)
-            if not event.method.isupper():
-                raise self._refused("methods are in upper case", 400)
+        if isinstance(event, h11.EndOfMessage) and any(name in BODY for name, _ in event.headers):
+            raise self._refused("a trailer says where the body ends", 400)
+        if isinstance(event, h11.Request) and (refusal := _refusal(event)) is not None:
+            raise self._refused(*refusal)
         return event
 
     def _refused(self, why: str, status: int) -> h11.RemoteProtocolError:
@@ -362,7 +417,33 @@ class _StrictConnection(h11.Connection):
         return h11.RemoteProtocolError(why, error_status_hint=status)
 
 
+def _refusal(request: h11.Request) -> tuple[str, int] | None:
+    """Return why *request*, which h11 takes, is none, and the status that says so; None if it is one."""
+    if request.http_version.decode() not in VERSIONS:
+        return "only HTTP/1.1 is spoken", 505
+    if request.method not in METHODS:
+        return "there is no such method", 400
+    if request.method == b"CONNECT":
+        return "this is no proxy", 405
+    if not TARGET.match(request.target):
+        return "the target is no path", 400
+    headers = dict(request.headers)
+    if headers.keys() >= BODY:
+        return "Content-Length and Transfer-Encoding exclude each other", 400
+    if len(headers.get(b"content-length", b"")) > LENGTH_DIGITS:
+        return "the length has too many digits", 400
+    if b"upgrade" in headers and not BODY.isdisjoint(headers):
+        words = b",".join(value.lower() for name, value in request.headers if name == b"connection").split(b",")
+        if b"upgrade" in (word.strip() for word in words):
+            return "a request that upgrades has no body", 400
+    return None
+
+
+def _nothing() -> None:
+    """Do nothing."""
+
+
 class _Config(Config):
-    keep_alive_max_requests = KEEP_ALIVE_REQUESTS
+    keep_alive_max_requests = sys.maxsize  # 1000, its default, are some hours of heartbeats
     include_server_header = False
     loglevel = "WARNING"

@@ -130,7 +130,11 @@ def on_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> N
 
 
 def limit_tls_buffers() -> None:
-    """Have asyncio read 16 KiB of TLS at a time: its 256 KiB are allocated for every idle connection."""
+    """Have asyncio read 16 KiB of TLS at a time: its 256 KiB are allocated, and written, for every idle connection.
+
+    uvloop's buffer has 256 KiB, too, and nothing changes that. It is not written before it is used: a connection that
+    sends little takes as much memory as on asyncio, and one that once sent that much at a time keeps 250 KiB.
+    """
     asyncio.sslproto.SSLProtocol.max_size = TLS_BUFFER_BYTES  # not public
 
 

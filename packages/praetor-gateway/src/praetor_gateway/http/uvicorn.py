@@ -27,22 +27,27 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from praetor_gateway.http.connection import (
+    DRAINED_S,
+    LENGTH_DIGITS,
     MAX_HEAD_BYTES,
     MAX_HEADER_LINES,
+    METHODS,
     READ_BYTES,
+    VERSIONS,
     ConnectionLimits,
     origin_form,
+    unsent,
 )
 
 PIECE_BYTES = 512
 """What is parsed at a time: limits hold within so much, and requests within one piece wait for each other parsed, at
 more than 2 KiB each. Most requests of a device are smaller."""
-MAX_SILENT_BYTES = 8 * 1024
-"""Bytes of a body in which there is no body: extensions of a chunk, or trailers."""
 DATE_S = 1.0
-VERSIONS = ("1.1", "1.0")
-OTHER_VERSION = ("Invalid HTTP version", "on PRI")
-"""In httptools' words for a request of another version; the latter begins HTTP/2."""
+STATUSES = {
+    HTTPStatus.HTTP_VERSION_NOT_SUPPORTED: ("Invalid HTTP version", "on PRI"),  # the latter begins HTTP/2
+    HTTPStatus.NOT_IMPLEMENTED: ("`Transfer-Encoding`", "Empty Transfer-Encoding"),
+}
+"""What is said of a request that httptools refuses in such words; of others, 400."""
 
 
 class UvicornServer:
@@ -230,7 +235,7 @@ class UvicornConnection(HttpToolsProtocol):
         """Close now if nothing is answered; if not, after the last answer."""
         if not self._is_answered():
             self.cycle.keep_alive = False
-        elif self._unsent():
+        elif unsent(self._connection):
             self.finish()
         else:
             self.abort()
@@ -247,9 +252,9 @@ class UvicornConnection(HttpToolsProtocol):
         self._closing = True
         self._output.end()
         self.flow.resume_reading()
-        if not self._connection.can_write_eof():  # TLS, which ends in both directions within the time of a handshake
+        if not self._connection.can_write_eof():  # TLS
             self._ends_at = math.inf
-            self._connection.close()
+            self._close()
             return
         if not self._connection.is_closing():
             self._connection.write_eof()
@@ -297,16 +302,14 @@ class UvicornConnection(HttpToolsProtocol):
                 self._parse(rest)
             return
         except httptools.HttpParserError as e:
-            other_version = any(word in str(e) for word in OTHER_VERSION)
-            status = HTTPStatus.HTTP_VERSION_NOT_SUPPORTED if other_version else HTTPStatus.BAD_REQUEST
-            self._fail(*(self._refusal or (status, str(e))))
+            self._fail(*(self._refusal or (_status_of(str(e)), str(e))))
             return
         if self._in_head:
             if self._begun == 0 or (fresh and self._begun == 1):
                 self._head_bytes += len(piece)
             if self._head_bytes >= MAX_HEAD_BYTES:
                 self._fail(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "the head is too large")
-        elif self._silent_bytes > silent_bytes and self._silent_bytes >= MAX_SILENT_BYTES:
+        elif self._silent_bytes > silent_bytes and self._silent_bytes >= MAX_HEAD_BYTES:
             self._fail(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "the head of a chunk is too large")
 
     # what httptools calls
@@ -325,9 +328,12 @@ class UvicornConnection(HttpToolsProtocol):
             return
         value = value.rstrip(b" \t")
         super().on_header(name, value)
-        if self.headers[-1][0] == b"transfer-encoding" and value.lower() != b"chunked":
+        name = self.headers[-1][0]
+        if name == b"transfer-encoding" and value.lower() != b"chunked":
             raise self._refused(HTTPStatus.NOT_IMPLEMENTED, "no other Transfer-Encoding than chunked is known")
-        if self.headers[-1][0] == b"host":
+        if name == b"content-length" and len(value) > LENGTH_DIGITS:
+            raise self._refused(HTTPStatus.BAD_REQUEST, "the length has too many digits")
+        if name == b"host":
             if self._host:
                 raise self._refused(HTTPStatus.BAD_REQUEST, "more than one Host")
             self._host = True
@@ -338,9 +344,11 @@ class UvicornConnection(HttpToolsProtocol):
             raise self._refused(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "only HTTP/1.1 is spoken")
         if not self._host and version == "1.1":
             raise self._refused(HTTPStatus.BAD_REQUEST, "Host is missing")
-        method = self.parser.get_method().decode("ascii")
+        method = self.parser.get_method()
+        if method not in METHODS:
+            raise self._refused(HTTPStatus.BAD_REQUEST, "there is no such method")
         if upgrades:  # ignored, as RFC 9110 allows; httptools would take the body for the next request
-            if method == "CONNECT":
+            if method == b"CONNECT":
                 raise self._refused(HTTPStatus.METHOD_NOT_ALLOWED, "this is no proxy")
             if any(name in (b"content-length", b"transfer-encoding") for name, _ in self.headers):
                 raise self._refused(HTTPStatus.BAD_REQUEST, "a request that upgrades has no body")
@@ -350,7 +358,7 @@ class UvicornConnection(HttpToolsProtocol):
         raw_path, _, query = origin_form(self.url).partition(b"?")
         path = raw_path.decode("latin-1")
         scope: dict[str, Any] = self.scope  # type: ignore[assignment]
-        scope["method"], scope["http_version"] = method, version
+        scope["method"], scope["http_version"] = method.decode("ascii"), version
         scope["path"] = unquote(path) if "%" in path else path
         scope["raw_path"], scope["query_string"] = raw_path, query
         is_next = self._is_answered()
@@ -424,7 +432,7 @@ class UvicornConnection(HttpToolsProtocol):
             access_log=False,
             default_headers=self.server_state.default_headers,
             message_event=_Arrival(),  # type: ignore[arg-type] # all that a cycle needs of an event
-            expect_100_continue=self.expect_100_continue,
+            expect_100_continue=self.expect_100_continue and version != "1.0",
             keep_alive=version != "1.0" and self.parser.should_keep_alive(),
             on_response=self.on_response_complete,
         )
@@ -479,26 +487,33 @@ class UvicornConnection(HttpToolsProtocol):
             return
         if (left_s := self._ends_at - self.loop.time()) > 0.001:
             self._end_in(left_s)
-        elif self._unsent():
-            self._connection.close()
-            self._watch_writing()
+        elif unsent(self._connection):
+            self._close()
         else:
             self.abort()
 
-    def _unsent(self) -> int:
-        try:
-            return self._connection.get_write_buffer_size()
-        except AttributeError:  # as in abort()
-            return 0
+    def _close(self) -> None:
+        """Close once the client took all, or takes no more of it.
+
+        TLS is closed when the kernel has all: from then on it ends within the time of a handshake, whatever is unsent.
+        """
+        self._closing = True
+        self._watch_writing()
+        if self._connection.is_closing():
+            return
+        if unsent(self._connection) and not self._connection.can_write_eof():
+            self.loop.call_later(DRAINED_S, self._close)
+        else:
+            self._connection.close()
 
     def _watch_writing(self) -> None:
-        size = self._unsent()
+        size = unsent(self._connection)
         if size and self._writing is None:
             self._writing = self.loop.call_later(self._limits.write_s, self._check_writing, size)
 
     def _check_writing(self, before: int) -> None:
         self._writing = None
-        if self._unsent() >= before:
+        if unsent(self._connection) >= before:
             self.abort()
         else:
             self._watch_writing()
@@ -554,6 +569,12 @@ class _Cycle(RequestResponseCycle):
             if self.more_body:
                 self.keep_alive = False
         return super().send(message)
+
+
+def _status_of(why: str) -> HTTPStatus:
+    """Return the status for a request that httptools refuses in such words."""
+    known = (status for status, words in STATUSES.items() if any(word in why for word in words))
+    return next(known, HTTPStatus.BAD_REQUEST)
 
 
 def _nothing() -> None:
