@@ -8,7 +8,7 @@ from pathlib import Path
 
 from e2e.lab import device
 
-SUITES = {"bullseye": ("3.9", "2.25.1"), "bookworm": ("3.11", "2.28.1")}
+SUITES = {"bullseye": ("3.9", "2.25.1"), "bookworm": ("3.11", "2.28.1"), "trixie": ("3.13", "2.32.3")}
 """The Python and the requests of each release."""
 
 

@@ -23,12 +23,12 @@ SOURCES = (
     "packages/praetor-agent/src",
     "packages/praetor-agent/tests",
 )
-FROM_DEBIAN = "3.9"
+FROM_DEBIAN = {"3.9": "bullseye", "3.13": "trixie"}
 
 
 @frozen(kw_only=True)
 class Interpreter:
-    """A Python of this machine, or that of Debian 11 in its root file system."""
+    """A Python of this machine, or that of a Debian release in its root file system."""
 
     version: str
     program: str
@@ -52,8 +52,9 @@ def find(version: str) -> Interpreter | None:
         )  # fmt: skip
         if asked.stdout.strip() == version:
             return Interpreter(version=version, program=program)
-    if version == FROM_DEBIAN and debian.why_unavailable("bullseye") is None:
-        return Interpreter(version=version, program="/usr/bin/python3.9", root=debian.rootfs("bullseye"))
+    suite = FROM_DEBIAN.get(version)
+    if suite is not None and debian.why_unavailable(suite) is None:
+        return Interpreter(version=version, program=f"/usr/bin/python{version}", root=debian.rootfs(suite))
     return None
 
 

@@ -25,6 +25,7 @@ pytestmark = pytest.mark.lab
 
 FILES, TOKEN, VENV = "/opt/files", "/etc/token", "/opt/venv"
 SCRIPT = "#!/bin/sh\necho version {}\nexec sleep infinity\n"
+LINES = 'two\tlines\n"$HOME" \\\n'
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +83,7 @@ def test_the_wheels_run_a_rollout_with_the_distributions_requests_and_the_single
         _rolls_out(kube, device, _tool(site, url, 2), 2)
 
         before = kube.processes()[device.name]["status"]["pid"]
+        assert f"LINES={LINES}" in device.words(f"/proc/{before}/environ")  # as each systemd reads it
         assert "runs; the old one is" in _agent(device, "upgrade", f"{FILES}/praetor-agent.pyz")
         assert f"requests {requests}" not in _agent(device, "doctor")
         assert device.words(f"/proc/{before}/cmdline")
@@ -95,7 +97,7 @@ def _tool(site: Path, url: str, version: int) -> Object:
     artifact = {
         "type": "http", "url": f"{url}/{path.name}", "checksumSHA256": hashlib.sha256(path.read_bytes()).hexdigest(),
     }  # fmt: skip
-    execution = {"terminationGracePeriodSeconds": GRACE_S}
+    execution = {"terminationGracePeriodSeconds": GRACE_S, "env": [{"name": "LINES", "value": LINES}]}
     command = ["/bin/sh", f"./{path.name}"]
     return process_spec(command, backend="systemd", execution=execution, artifact=artifact)
 

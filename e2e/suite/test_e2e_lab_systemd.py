@@ -36,7 +36,7 @@ KillMode=process
 [Install]
 WantedBy=multi-user.target
 """
-ODD = "a=b 'c' \"d\" $HOME %n \\ ; #"
+ODD = "a=b 'c' \"d\" $HOME %n \\ ; #\t\x85 \\\n\n"
 ARGUMENTS = ["two words", "$HOME", "%n %%", ";", "-", 'quote"d', "back\\slash", "é"]
 SCRIPT = 'trap "exit 0" TERM; while :; do sleep 1 & wait $!; done'
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from e2e.lab.debian import SUITES
-from e2e.pythons.__main__ import RUNS, SHORT
+from e2e.pythons.__main__ import RUNS
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "kubernetes.md").read_text(encoding="utf-8")
@@ -43,21 +43,25 @@ def test_the_pythons_are_those_of_the_wheels_the_gate_and_the_workflow() -> None
 
 def test_what_reaches_a_device_is_tested_on_the_pythons_and_with_the_requests_that_the_page_names() -> None:
     tested = row("Python, of the agent").split("|")[3]
-    assert {run.python for run in RUNS} | {"3.11", "3.12", "3.10"} == set(re.findall(r"3\.\d+", tested))
-    assert [run for run in RUNS if run.python == "3.9"][:1] == SHORT
+    assert {run.python for run in RUNS} | {"3.11", "3.12", "3.10", "3.14"} == set(re.findall(r"3\.\d+", tested))
     assert "hatch run pythons --short" in GATE
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "gate.yml").read_text(encoding="utf-8"))
     assert workflow["jobs"]["devices"]["steps"][-1]["run"] == "hatch run pythons"
     (oldest,) = (each for each in agent()["dependencies"] if each.startswith("requests"))
     shown = row("requests").split("|")
     assert f"{oldest.partition('>=')[2]} or later" in shown[2]
-    newest = re.search(r"^requests==(\S+)", (ROOT / "requirements" / "agent.txt").read_text(encoding="utf-8"), re.M)
-    assert newest is not None
-    assert re.findall(r"2\.\d+\.\d+", shown[3]) == [
-        *(each for _, each in sorted(SUITES.values(), key=dotted)),
-        newest[1],
-    ]
-    assert f"requests=={oldest.partition('>=')[2]} " in (ROOT / "requirements" / "python39-debian11.txt").read_text()
+    locked = [locked_requests(run.lock) for run in RUNS]
+    assert locked[0] == oldest.partition(">=")[2]
+    assert locked[-1] == locked_requests("agent.txt")
+    debians = [each for _, each in sorted(SUITES.values(), key=dotted)]
+    assert re.findall(r"2\.\d+\.\d+", shown[3]) == [*debians, *locked[1:]]
+
+
+def locked_requests(lock: str) -> str:
+    """Return the version of requests that *lock* names."""
+    found = re.search(r"^requests==(\S+)", (ROOT / "requirements" / lock).read_text(encoding="utf-8"), re.M)
+    assert found is not None
+    return found[1]
 
 
 def agent() -> dict[str, list[str]]:

@@ -424,9 +424,11 @@ def test_variables_come_out_of_an_env_file_as_they_went_in(env: dict[str, str]) 
     assert dict(line.split("=", 1) for line in lines) == env
 
 
-@pytest.mark.parametrize("value", ["a\nB=1", "a\r", "\n"])
-def test_a_variable_that_a_line_cannot_carry_is_refused(value: str) -> None:
-    with pytest.raises(StartError, match=r"env\[A\] holds a line break"):
+@pytest.mark.parametrize(
+    ("value", "what"), [("a\nB=1", "a line break"), ("a\r", "a carriage return"), ("\n", "a line break")]
+)
+def test_a_variable_that_a_line_cannot_carry_is_refused(value: str, what: str) -> None:
+    with pytest.raises(StartError, match=rf"env\[A\] holds {what}, which the env file of a container cannot carry"):
         render_environment({"A": value})
 
 

@@ -52,6 +52,10 @@ class Killed(BaseException):
     """Ends the agent; nothing catches it."""
 
 
+class Violation(BaseException):
+    """Ends the test: what an agent may never do."""
+
+
 class Steps:
     """Counts what the agent does to the device, and kills it at the step *at*."""
 
@@ -159,7 +163,8 @@ class Processes:
 
     def start(self, launch: Command) -> None:
         self.step("before start")
-        assert not self.running(launch.uid), f"a second instance of {launch.uid}"
+        if self.running(launch.uid):
+            raise Violation(f"a second instance of {launch.uid}")
         before = self.traces.pop(launch.uid, None)
         if before is not None and self.remembers:
             self.traces[launch.uid] = replace(before, spec_hash=launch.spec_hash)
@@ -186,7 +191,8 @@ class Processes:
 
     def remove(self, uid: str) -> None:
         self.step("before remove")
-        assert not self.running(uid)
+        if self.running(uid):
+            raise Violation(f"{uid} runs and is removed")
         self.traces.pop(uid, None)
         self.step("after remove")
 

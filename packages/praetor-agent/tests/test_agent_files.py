@@ -10,7 +10,7 @@ import os
 import pwd
 import stat
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -454,4 +454,97 @@ def test_an_optional_file_that_came_back_before_its_program_was_told_is_written(
     assert (disk.root / "b").read_text() == "x"
     assert disk.store.due("u1") == ("SIGHUP",)
     disk.store.signalled("u1")
+    assert not disk.store.edited("u1")
+
+
+def loop_of_links(path: Path) -> None:
+    path.parent.rename(path.parent.with_name("away"))
+    path.parent.symlink_to(path.parent.name)
+
+
+def socket_at(path: Path) -> None:
+    path.unlink()
+    os.mknod(path, stat.S_IFSOCK | 0o600)
+
+
+def device_at(path: Path) -> None:
+    path.unlink()
+    try:
+        os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(1, 3))
+    except PermissionError:
+        pytest.skip("this user cannot make devices")
+
+
+def fifo_at(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def directory_at(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def huge(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.truncate(1 << 40)
+
+
+def no_directory(path: Path) -> None:
+    path.unlink()
+    path.parent.rmdir()
+    path.parent.write_text("")
+
+
+def other_names(path: Path) -> None:
+    path.parent.rename(path.parent.with_name(os.fsdecode(b"not UTF-8 \xff")))
+    path.parent.mkdir()
+    path.write_text("edited")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (loop_of_links, "Too many levels of symbolic links"),
+        (no_directory, "is a link or a file, and not a directory"),
+        (directory_at, "is a directory"),
+        (socket_at, None),
+        (device_at, None),
+        (fifo_at, None),
+        (huge, None),
+        (other_names, None),
+    ],
+)
+def test_whatever_a_process_makes_of_its_files_is_said_of_it_or_set_right(
+    disk: Disk, spoil: Callable[[Path], None], words: str | None
+) -> None:
+    path = disk.root / "d" / "x"
+    path.parent.mkdir()
+    wanted = item(file(path))
+    disk.store.write(wanted)
+    spoil(path)
+    assert disk.store.edited("u1")
+    if words is None:
+        assert disk.store.problem(wanted) is None
+        assert disk.store.write(wanted) == (str(path),)
+        assert path.read_text() == "one"
+        assert not disk.store.edited("u1")
+        return
+    with pytest.raises(FileError, match=words):
+        disk.store.write(wanted, running=True)
+    disk.store.collect(())  # the process is gone, and what it did stays
+    assert os.path.lexists(path.parent)
+
+
+@root_only
+def test_a_directory_that_the_agent_may_not_enter_is_said_of_its_process(disk: Disk) -> None:
+    path = disk.root / "x"
+    disk.store.write(item(file(path, owner="nobody")))
+    os.seteuid(65534)  # who may not go through the folders of the tests
+    try:
+        assert disk.store.edited("u1")
+        with pytest.raises(FileError, match="Permission denied"):
+            disk.store.write(item(file(path)), running=True)
+    finally:
+        os.seteuid(0)
     assert not disk.store.edited("u1")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import os
+import signal
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -279,3 +280,33 @@ def test_new_contents_that_cannot_be_written_are_reported_and_written_once_they_
         device.gateway.wait_for(lambda: device.seen().error_message is None, "the reason is over")
         device.gateway.wait_for(lambda: not device.seen().values_outdated, "it has the new content")
         assert device.seen().pid == pid
+
+
+def test_a_process_that_makes_its_directory_a_loop_of_links_stops_the_supervision_of_no_other(device: Device) -> None:
+    place = device.root / "d"
+    place.mkdir()
+    files = [{"path": str(place / "x"), "content": "ours"}]
+    execution = {"args": ["-c", "sleep 1000 & wait"], "files": files}
+    wanted = item("a", process_spec("/bin/sh", execution=execution))
+    device.gateway.desire(wanted, item("b", process_spec("sleep", "1000")))
+
+    def pid_of(name: str) -> int | None:
+        return device.gateway.observations[name].pid if name in device.gateway.observations else None
+
+    with device.agent():
+        first = device.await_version(str(wanted["specHash"]))
+        device.gateway.wait_for(lambda: pid_of("b") is not None, "the other runs")
+        place.rename(device.root / "e")
+        place.symlink_to("d")
+        words = "Too many levels of symbolic links"
+        device.gateway.wait_for(lambda: words in (device.seen().error_message or ""), "the reason")
+        other = pid_of("b")
+        assert other is not None
+        os.kill(other, signal.SIGKILL)
+        device.gateway.wait_for(lambda: pid_of("b") not in (None, other), "the other is started again")
+        reports = len(device.gateway.reports)
+        device.gateway.wait_for(lambda: len(device.gateway.reports) > reports + 1, "the device is heard")
+        assert device.seen().pid == first.pid
+        place.unlink()
+        (device.root / "e").rename(place)
+        device.gateway.wait_for(lambda: device.seen().error_message is None, "the reason is over")

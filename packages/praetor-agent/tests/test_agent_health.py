@@ -82,11 +82,25 @@ def test_the_message_is_of_the_last_failure_only() -> None:
     assert probed(health, check(), None, 1).message is None
 
 
-def test_what_a_probe_says_is_renewed_only_with_how_it_ended() -> None:
+def test_what_a_probe_says_follows_how_it_ended_at_once() -> None:
     health = probed(started("h", 0), check(), "exit status 1: at 10:00:01", 0)
     assert health.message == "exit status 1: at 10:00:01"
-    assert probed(health, check(), "exit status 1: at 10:00:02", 1).message == health.message  # else a report for each
     assert probed(health, check(), "exit status 2: at 10:00:02", 1).message == "exit status 2: at 10:00:02"
+    assert probed(health, check(), "exit status 1", 1).message == health.message
+
+
+def test_other_words_of_a_probe_are_said_once_a_minute_and_other_numbers_never() -> None:
+    health, said = started("h", 0), []
+    for now in range(0, 200, 10):
+        problem = f"exit status 1: at {now}: {'refused' if now < 15 else f'no answer {chr(97 + now // 10)}'}"
+        health = probed(health, check(), problem, float(now))
+        said.append(health.message)
+    changes = [index * 10 for index in range(1, len(said)) if said[index] != said[index - 1]]
+    assert (said[0], changes) == ("exit status 1: at 0: refused", [60, 120, 180])
+    assert said[-1] == "exit status 1: at 180: no answer s"
+    for now in range(190, 400, 10):
+        health = probed(health, check(), f"exit status 1: at {now}: no answer s", float(now))
+    assert health.message == said[-1]
 
 
 @given(st.text("+-", max_size=60), st.integers(1, 4), st.integers(1, 4))

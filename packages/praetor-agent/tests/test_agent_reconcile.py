@@ -1445,3 +1445,49 @@ def test_a_file_of_a_secret_is_for_its_owner_alone() -> None:
     secret = SecretKeyRef("login", "key")
     assert files.mode_of(File(path="a", secret_key_ref=secret)) == 0o600
     assert files.mode_of(File(path="a", secret_key_ref=secret, mode="0400")) == 0o400
+
+
+class Troubled(dict[str, Health]):
+    """Fails for one uid, as an error in the agent's decisions would."""
+
+    def get(self, key: str, default: Any = None) -> Any:
+        if key == UID:
+            raise KeyError("hunter2")
+        return super().get(key, default)
+
+
+@pytest.mark.parametrize("freeze", [None, "held"])
+@pytest.mark.parametrize("desired", ["wanted", "unreadable", "withdrawn"])
+def test_an_error_in_the_decision_on_one_process_is_said_of_it_and_spares_the_others(
+    desired: str, freeze: str | None
+) -> None:
+    other = item(uid="uid-2")
+    bad = InvalidItem(uid=UID, namespace="net", name="fw", spec_hash="", faults=(Fault("spec", "is required"),))
+    items = (item("v1"), other) if desired == "wanted" else (other,)
+    goal = wanted(*items, invalid=(bad,) if desired == "unreadable" else ())
+    ended = {UID: running(), "uid-2": replace(dead(1), uid="uid-2")}
+    device = ObservedDevice(boot_id=BOOT, observed=ended, health=Troubled(), freeze=freeze)
+    second = replace(record(other), uid="uid-2", name="other")
+    decision = reconcile(goal, device, {UID: record(), "uid-2": second}, 100.0)
+    assert decision.memory["uid-2"].stage is ProcessStage.WAITING
+    if desired == "withdrawn" and freeze is None:
+        assert [type(action) for action in decision.actions] == [Stop]  # which asks for no health
+        return
+    failure = decision.memory[UID].failure
+    assert failure is not None
+    assert "the agent cannot handle it: KeyError (test_agent_reconcile.py:" in failure.message
+    assert (decision.memory[UID].current, "hunter2" in failure.message) == (record().current, False)
+
+
+def test_what_cannot_be_seen_is_neither_ended_nor_started_nor_removed() -> None:
+    device = ObservedDevice(boot_id=BOOT, unseen={UID: "not known"})
+    for memory in ({}, {UID: record()}):
+        for goal in (wanted(item("v1")), wanted(item("v2")), wanted()):
+            decision = reconcile(goal, device, memory, 100.0)
+            assert decision.actions == ()
+            if memory:
+                assert decision.memory[UID].stage is ProcessStage.RUNNING
+            if goal.items:
+                assert decision.memory[UID].failure == Failure(
+                    reason=FailureReason.BACKEND_UNAVAILABLE, message="not known"
+                )

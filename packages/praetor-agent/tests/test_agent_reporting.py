@@ -436,3 +436,15 @@ def test_a_heartbeat_says_what_was_acknowledged_of_the_desired_processes() -> No
     reporter = reporter.acked(ACK, current, due, 100, 0.5)
     beat = report.report(identity, reporter, (), "t", ("u000", "u001", "unknown"))
     assert (beat.revision, beat.reported) == (7, 10_000)
+
+
+def test_what_goes_wrong_with_a_process_that_runs_its_spec_is_a_warning() -> None:
+    record = replace(RECORD, failure=Failure(reason="FilesNotWritten", message="a loop of links"))
+    device = ObservedDevice(boot_id="b", observed={"u": RUNNING})
+
+    def said(wanted: DesiredItem, known: Record) -> Observation:
+        return report.observations(Desired(device_name="d", items=(wanted,)), {"u": known}, device, {}, 0.0)["u"]
+
+    assert (said(ITEM, RECORD).error_message, said(ITEM, RECORD).warning_message) == (None, None)
+    assert said(ITEM, record).error_message == said(ITEM, record).warning_message == "a loop of links"
+    assert (said(NEXT, record).pending_message, said(NEXT, record).warning_message) == ("a loop of links", None)

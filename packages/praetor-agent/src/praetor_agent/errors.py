@@ -91,3 +91,16 @@ def root_cause(error: BaseException) -> str:
     while (inner := error.__cause__ or error.__context__) is not None:
         error = inner
     return str(getattr(error, "strerror", None) or error) or type(error).__name__
+
+
+def unforeseen(e: Exception) -> str:
+    """Return what to say of an error that the agent was not written for, and where it comes from.
+
+    Its text is left out, unless the system wrote it: it may hold a value of a process.
+    """
+    at = e.__traceback__
+    while at is not None and at.tb_next is not None:
+        at = at.tb_next
+    where = f" ({at.tb_frame.f_code.co_filename.rpartition('/')[2]}:{at.tb_lineno})" if at is not None else ""
+    said = f": {e.strerror}" if isinstance(e, OSError) and e.strerror else ""
+    return f"the agent cannot handle it: {type(e).__name__}{said}{where}"

@@ -18,7 +18,7 @@ from praetor_agent.core.allowances import NOTHING, Allowances
 from praetor_agent.core.masking import Masking
 from praetor_agent.core.model import Failure, FailureReason, Memory, Observed, ObservedDevice, Record, Revision
 from praetor_agent.core.reconcile import Refresh, Remove, Repair, Start, Stop
-from praetor_agent.errors import ArtifactGone, BackendError
+from praetor_agent.errors import ArtifactGone, BackendError, unforeseen
 from praetor_agent.files.store import FileStore
 from praetor_agent.settings import container_runtime_of
 from praetor_agent.state import installation_id
@@ -63,6 +63,7 @@ class Host:
         self._allowances = allowances
         self.boot_id = boot_id
         self._backends = backends
+        self._unseen: dict[str, str] = {}
         self._unavailable = {
             name: f"backend {name} is not available on this device: {reason}" for name, reason in unavailable.items()
         }
@@ -70,17 +71,25 @@ class Host:
     def observe(self) -> ObservedDevice:
         """Return the device as it is now. A backend that cannot be asked is unavailable for this pass."""
         observed: dict[str, Observed] = {}
+        unseen: dict[str, str] = {}
         silent: dict[BackendName, str] = {}
         for name, backend in self._backends.items():
             try:
                 seen = backend.observe()
-            except BackendError as e:
-                log.warning("cannot observe backend=%s reason=%s", name, e)
-                silent[name] = f"backend {name} does not answer: {e}"
+            except Exception as e:  # what one backend meets must not stop the supervision by the others
+                known = isinstance(e, BackendError)
+                why = str(e) if known else unforeseen(e)
+                log.warning("cannot observe backend=%s reason=%s", name, why, exc_info=not known)
+                silent[name] = f"backend {name} does not answer: {why}"
                 continue
             for uid, process in seen.items():
-                if uid not in observed or process.running:
+                if process.unseen:
+                    unseen[uid] = f"it is not known whether it runs: {process.unseen}"
+                elif uid not in observed or process.running:
                     observed[uid] = process
+        for uid in unseen:
+            observed.pop(uid, None)
+        self._log_unseen(unseen)
         artifacts = self.fetcher.states()
         unavailable = {**self._unavailable, **silent}
         return ObservedDevice(
@@ -89,8 +98,15 @@ class Host:
             artifacts=artifacts,
             unavailable=unavailable,
             silent=silent,
+            unseen=unseen,
             allowances=self._allowances,
         )
+
+    def _log_unseen(self, unseen: dict[str, str]) -> None:
+        for uid, why in unseen.items():
+            if self._unseen.get(uid) != why:
+                log.warning("cannot observe process uid=%s reason=%s", uid, why)
+        self._unseen = unseen
 
     def start(self, action: Start) -> None:
         """Start the action's revision; StartError if that fails, ArtifactGone if its artifact is missing."""
@@ -140,7 +156,10 @@ class Host:
 
     def file_problem(self, item: DesiredItem) -> Failure | None:
         """Return why the files of *item* cannot be written; None if they can, or it has none."""
-        problem = self._files.problem(item) if self._files is not None and item.spec.execution.files else None
+        try:
+            problem = self._files.problem(item) if self._files is not None and item.spec.execution.files else None
+        except Exception as e:  # what one process meets must not stop the supervision of the others
+            return Failure(reason=FailureReason.FILES_NOT_WRITTEN, message=unforeseen(e))
         if problem is None:
             return None
         reason = FailureReason.FILES_NOT_WRITTEN if problem.allowed else FailureReason.NOT_ALLOWED
@@ -148,7 +167,13 @@ class Host:
 
     def edited_files(self, uids: Iterable[str]) -> frozenset[str]:
         """Return those of *uids* whose files were changed on the device."""
-        return frozenset(uid for uid in uids if self._files is not None and self._files.edited(uid))
+        return frozenset(filter(self._is_edited, uids))
+
+    def _is_edited(self, uid: str) -> bool:
+        try:
+            return self._files is not None and self._files.edited(uid)
+        except Exception:  # to write them again meets the same, and says so of this process alone
+            return True
 
     def collect_files(self, used: Collection[str]) -> None:
         """Remove the files of all processes whose uid is not in *used*."""
@@ -165,7 +190,7 @@ class Host:
             return ""
         try:
             text = backend.tail(record.uid, 4 * OUTPUT_CHARACTERS)  # bytes, of which a character has up to four
-        except BackendError as e:
+        except Exception as e:  # the report then omits it
             log.warning("cannot read the output name=%s reason=%s", record.name, e)
             return ""
         return clean_text(self._masking(text, cut=True))[-OUTPUT_CHARACTERS:]

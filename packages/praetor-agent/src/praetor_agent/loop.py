@@ -15,9 +15,9 @@ from praetor_agent.core import restart
 from praetor_agent.core.health import Health
 from praetor_agent.core.masking import Masking
 from praetor_agent.core.model import Failure, FailureReason, Memory, ObservedDevice, Record, View
-from praetor_agent.core.reconcile import Action, Decision, Fetch, Refresh, Repair, Start, Stop, reconcile
+from praetor_agent.core.reconcile import Action, Decision, Fetch, Refresh, Remove, Repair, Start, Stop, reconcile
 from praetor_agent.core.refresh import refreshed
-from praetor_agent.errors import ArtifactGone, BackendError, FileError, StartError
+from praetor_agent.errors import ArtifactGone, BackendError, FileError, StartError, unforeseen
 from praetor_agent.host import Host, artifacts_of, revisions_of
 from praetor_agent.link.poller import Inbox
 from praetor_agent.link.reporter import Reporter
@@ -69,6 +69,7 @@ class Loop:
         self._persistence_errors: dict[str, str] = {}
         self._retry_at: float | None = None
         self._repaired: set[str] = set()
+        self._failures: dict[str, Failure] = {}
         self._shown = View()
         self._crashed = False
         self._stopping = False
@@ -93,7 +94,7 @@ class Loop:
             wakes = self.step()
             self._crashed = False
             return wakes
-        except Exception:  # a bug that one process triggers must not stop the supervision of the others
+        except Exception:  # what one process meets is met where it is; this is what is common to all
             log.exception("pass crashed")
             self._crashed = True
             return self._deps.clock.now() + RETRY_SECONDS, ()
@@ -107,6 +108,7 @@ class Loop:
         """Make one pass; return the latest time of the next pass, and the pids whose end must cause one earlier."""
         self._retry_at = None
         self._repaired.clear()
+        self._failures.clear()
         self._receive()
         self._learn_secrets()
         if self._received is not None:  # first, so that a download makes no room at the cost of what is in use
@@ -180,7 +182,7 @@ class Loop:
         """Remove the files of processes that are gone, unless some are unknown."""
         if self._deps.state.newer is None and device.freeze is None:
             wanted = {item.uid for item in received.desired.items} | {bad.uid for bad in received.desired.invalid}
-            self._deps.host.collect_files({*wanted, *self._memory, *device.observed})
+            self._deps.host.collect_files({*wanted, *self._memory, *device.observed, *device.unseen})
 
     def _persistence_error(self) -> str | None:
         return next(iter(self._persistence_errors.values()), None) or self._deps.state.newer or self._deps.state.full()
@@ -211,6 +213,9 @@ class Loop:
                 break
             self._remember(self._memory)
             device = self._observe()
+        for uid, failure in self._failures.items():  # a later round of this pass did not try again
+            if uid in self._memory and self._memory[uid].failure is None:
+                self._memory[uid] = replace(self._memory[uid], failure=failure)
         return device, decision
 
     def _decide(self, received: Received, device: ObservedDevice) -> Decision:
@@ -255,7 +260,22 @@ class Loop:
             log.warning("action failed action=%s reason=%s", type(action).__name__.lower(), e)
             self._retry_at = self._deps.clock.now() + RETRY_SECONDS
             return False
+        except Exception as e:  # what one process meets must not stop the supervision of the others
+            log.exception("action crashed action=%s", type(action).__name__.lower())
+            self._blame(action, unforeseen(e))
+            self._retry_at = self._deps.clock.now() + RETRY_SECONDS
+            return False
         return True
+
+    def _blame(self, action: Action, why: str) -> None:
+        """Say in the status of the process of *action* why it cannot be carried out."""
+        if isinstance(action, (Stop, Remove)):
+            uid = action.uid
+        else:
+            uid = action.item.uid if isinstance(action, Fetch) else action.revision.item.uid
+        files = isinstance(action, Refresh)
+        reason = FailureReason.FILES_NOT_WRITTEN if files else FailureReason.BACKEND_UNAVAILABLE
+        self._failures[uid] = Failure(reason=reason, message=why)
 
     def _repair(self, action: Repair) -> bool:
         """Repair at most once in a pass: what changed the definition may change it again before the next round."""
@@ -278,8 +298,7 @@ class Loop:
         try:
             written = self._deps.host.refresh(action)
         except FileError as e:
-            failure = Failure(reason=FailureReason.FILES_NOT_WRITTEN, message=str(e))
-            self._memory[uid] = replace(record, failure=failure)
+            self._blame(action, str(e))
             raise
         if record.spec_hash == action.revision.spec_hash:
             if record.current != action.revision:
@@ -302,10 +321,18 @@ class Loop:
             log.warning("fetching again name=%s reason=%s", record.name, e)
             self._memory[uid] = restart.artifact_gone(record)
         except StartError as e:
-            log.warning("cannot start process name=%s reason=%s", record.name, e)
-            self._memory[uid] = restart.start_failed(record, str(e), self._deps.clock.now())
+            self._not_started(record, str(e))
+        except BackendError:
+            raise
+        except Exception as e:  # what one process meets must not stop the supervision of the others
+            self._not_started(record, unforeseen(e), crashed=True)
         else:
+            self._failures.pop(uid, None)
             self._memory[uid] = restart.started(record, rfc3339(self._deps.clock.wall()))
+
+    def _not_started(self, record: Record, why: str, *, crashed: bool = False) -> None:
+        log.warning("cannot start process name=%s reason=%s", record.name, why, exc_info=crashed)
+        self._memory[record.uid] = restart.start_failed(record, why, self._deps.clock.now())
 
     def _remember(self, memory: Memory) -> None:
         """Keep *memory*, and store it before the actions that follow from it."""

@@ -131,10 +131,16 @@ class Fetcher:
             self._busy[key].start()
 
     def _known(self, key: Key) -> _Attempt | None:
-        found = self._store.find(key[0]) if key not in self._attempts and key[1] != Backend.CONTAINER else None
+        found = self._stored(key[0]) if key not in self._attempts and key[1] != Backend.CONTAINER else None
         if found is not None:
             self._attempts[key] = _Attempt(state=found)
         return self._attempts.get(key)
+
+    def _stored(self, artifact: Artifact) -> ArtifactState | None:
+        try:
+            return self._store.find(artifact)
+        except Exception:  # the attempt to fetch it meets the same, and says so of this artifact alone
+            return None
 
     def next_at(self, now: float) -> float | None:
         """Return when the next failed artifact may be retried; None if none waits."""

@@ -159,12 +159,12 @@ class ArtifactStore:
 
     def _state(self, artifact: Artifact, digest: str) -> ArtifactState | None:
         entry = self._directory / entry_name(artifact, digest)
-        if not (entry / READY).is_file():
+        if not os.path.isfile(entry / READY):  # other than Path, it says of what cannot be read that it is not there
             return None
         name = file_name(artifact.url)
-        is_tree = artifact.type is ArtifactType.OCI or is_archive(name) or (entry / TREE).exists()
+        is_tree = artifact.type is ArtifactType.OCI or is_archive(name) or os.path.exists(entry / TREE)
         path = entry / ROOT if is_tree else entry / ROOT / name
-        if not path.exists():
+        if not os.path.exists(path):
             return None
         return ArtifactState(path=str(path), digest=f"sha256:{digest}", pinned=pinned(artifact) is not None)
 

@@ -13,21 +13,23 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from signal import Signals
 from typing import Any
 
 from praetor_agent.backends import procfs
 from praetor_agent.backends.command import CONTAINER_FILES, Command, Probe, probe_of
-from praetor_agent.backends.protocol import Owner, own_name, pass_on
+from praetor_agent.backends.protocol import Owner, guarded, own_name, pass_on
 from praetor_agent.backends.resources import wanted
 from praetor_agent.clock import PROGRESS
+from praetor_agent.core import environment
 from praetor_agent.core.allowances import NOTHING, Allowances, is_within, not_allowed
 from praetor_agent.core.masking import ending
 from praetor_agent.core.model import Observed, Revision
 from praetor_agent.core.restart import reason_of
 from praetor_agent.errors import ArtifactGone, BackendError, StartError
-from praetor_agent.state import replace_file
+from praetor_agent.state import read_text, replace_file
 from praetor_api.annotations import (
     CONTAINER_DEVICE_LABEL,
     CONTAINER_INSTALLATION_LABEL,
@@ -75,7 +77,17 @@ class Runtime:
 
     def image_id(self, reference: str) -> str:
         """Return the id of an image that is on the device."""
-        return str(json.loads(self("image", "inspect", reference))[0]["Id"])
+        try:
+            return str(_json(self("image", "inspect", reference), "image inspect")[0]["Id"])
+        except LookupError as e:
+            raise BackendError("image inspect: the runtime names no image") from e
+
+
+def _json(text: str, what: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as e:
+        raise BackendError(f"{what}: the runtime printed what is no JSON: {e}") from e
 
 
 class ContainerBackend:
@@ -127,9 +139,10 @@ class ContainerBackend:
         try:
             self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             replace_file(env_file, render_environment(command.env).encode())
-            made = (
-                self._run("create", *self._flags(command, str(env_file), self._image(command))).strip().splitlines()[-1]
-            )
+            said = self._run("create", *self._flags(command, str(env_file), self._image(command))).split()
+            if not said:
+                raise BackendError(f"{self._runtime.name} create named no container")
+            made = said[-1]
             check(command, self._inspect(made)[0])
             self._run("start", made)
         except BackendError as e:
@@ -240,21 +253,25 @@ class ContainerBackend:
     def _inspect_all(self) -> None:
         found = sorted(self._ours(), key=lambda shown: str(shown.get("Created")))
         self._seen = {
-            shown["Config"]["Labels"][CONTAINER_UID_LABEL]: self._owner.judged(
-                _seen(shown), _owner_of(shown), f"container {shown.get('Name') or shown['Id']}"
-            )
+            uid: guarded(uid, Backend.CONTAINER, partial(self._look, shown))
             for shown in found
+            if (uid := shown["Config"]["Labels"][CONTAINER_UID_LABEL])
         }
         self._ticks = {uid: procfs.start_ticks(seen.pid) if seen.pid else None for uid, seen in self._seen.items()}
+
+    def _look(self, shown: Mapping[str, Any]) -> Observed:
+        return self._owner.judged(_seen(shown), _owner_of(shown), f"container {shown.get('Name') or shown['Id']}")
 
     def _image(self, command: Command) -> str:
         """Return the image's id; ArtifactGone if it was removed, since a pull would delay all other processes."""
         place = Path(command.artifact_path or "")
-        image = place.read_text(encoding="utf-8").split()[0]
+        image = next(iter(read_text(place).split()), "")
         try:
+            if not image:  # the device lost power while it was written
+                raise BackendError("its name was not stored")
             return self._runtime.image_id(image)
         except BackendError as e:
-            place.unlink()
+            place.unlink(missing_ok=True)
             raise ArtifactGone(f"the image of {place} is gone from this device: {e}") from e
 
     def _ours(self) -> list[dict[str, Any]]:
@@ -268,8 +285,7 @@ class ContainerBackend:
         return [each for each in shown if (each["Config"].get("Labels") or {}).get(CONTAINER_UID_LABEL)]
 
     def _inspect(self, *names: str) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = json.loads(self._run("container", "inspect", *names))
-        return found
+        return list(_json(self._run("container", "inspect", *names), "container inspect"))
 
     def _run(self, *words: str, merged: bool = False) -> str:
         if words[0] in ("create", "start", "kill", "rm"):
@@ -318,10 +334,9 @@ def probe_in(runtime: Runtime, device: str) -> Callable[..., Probe]:
 def render_environment(env: Mapping[str, str]) -> str:
     """Return the file for `--env-file`, in which a line is a variable and nothing is quoted."""
     for name, value in env.items():
-        if "\n" in value or "\r" in value:
-            raise StartError(
-                f"spec.execution: env[{name}] holds a line break, which a container's env file cannot carry"
-            )
+        fault = environment.variable_fault(Backend.CONTAINER, name, value)
+        if fault is not None:
+            raise StartError(f"spec.{fault}")
     return "".join(f"{name}={value}\n" for name, value in env.items())
 
 

@@ -25,7 +25,7 @@ from praetor_agent.core import reboot
 from praetor_agent.core.health import Health
 from praetor_agent.core.masking import Masking
 from praetor_agent.core.model import Memory, ObservedDevice, Revision
-from praetor_agent.errors import StartError
+from praetor_agent.errors import StartError, unforeseen
 from praetor_api.backports import dataclass
 from praetor_api.protocol import DesiredItem
 from praetor_api.spec import HealthCheck, HttpGetProbe, HttpScheme
@@ -88,7 +88,7 @@ class Probes:
             elif uid in results and results[uid].handle == handle:
                 health = self._judged(uid, health, check, results[uid].problem, now)
             if now >= health.next_at:
-                problem = self._start(uid, handle, revision, check, now)
+                problem = self._guarded_start(uid, handle, revision, check, now)
                 if problem is not None:
                     health = self._judged(uid, health, check, problem, now)
             self.health[uid] = health
@@ -101,6 +101,12 @@ class Probes:
     def close(self) -> None:
         """End all probes."""
         self._prober.close()
+
+    def _guarded_start(self, uid: str, handle: str, revision: Revision, check: HealthCheck, now: float) -> str | None:
+        try:
+            return self._start(uid, handle, revision, check, now)
+        except Exception as e:  # what one process meets must not stop the supervision of the others
+            return unforeseen(e)
 
     def _start(self, uid: str, handle: str, revision: Revision, check: HealthCheck, now: float) -> str | None:
         if not check.command:
@@ -402,12 +408,18 @@ class Prober:
             in_time = running.probe.ended()
             if not in_time and now < running.deadline:
                 continue
-            self._end(uid)
-            problem = running.probe.problem() if in_time else f"no answer within {running.timeout} s"
-            said = running.probe.words(self._masking) if problem is not None else ""
-            problem = f"{problem}: {said}" if said else problem
+            try:
+                problem = self._ended(uid, running, in_time=in_time)
+            except Exception as e:  # what one process meets must not stop the supervision of the others
+                problem = unforeseen(e)
             ended[uid] = Result(handle=running.handle, problem=problem)
         return ended
+
+    def _ended(self, uid: str, running: _Running, *, in_time: bool) -> str | None:
+        self._end(uid)
+        problem = running.probe.problem() if in_time else f"no answer within {running.timeout} s"
+        said = running.probe.words(self._masking) if problem is not None else ""
+        return f"{problem}: {said}" if said else problem
 
     def forget(self, uid: str) -> None:
         """End a probe whose result is no longer needed."""
@@ -464,4 +476,9 @@ def _execute(probe: Probe) -> _Command:
         )
     except (OSError, ValueError, StartError) as e:
         raise StartError(f"cannot execute {shown(probe.argv[0])}: {getattr(e, 'strerror', None) or e}") from e
-    return _Command(process)
+    try:
+        return _Command(process)
+    except RuntimeError as e:  # no thread can be started that reads what it says
+        with process, suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        raise StartError(f"cannot execute {shown(probe.argv[0])}: {e}") from e

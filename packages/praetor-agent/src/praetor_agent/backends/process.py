@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -18,11 +19,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import IO
 
 from praetor_agent.backends import procfs, resources
 from praetor_agent.backends.command import Command, Identity, identity_of, shown
+from praetor_agent.backends.protocol import guarded
 from praetor_agent.core.masking import ending
 from praetor_agent.core.model import Observed, TerminationReason
 from praetor_agent.core.restart import START_ERROR_EXIT_CODE, reason_of
@@ -66,7 +69,7 @@ class ProcessBackend:
         self._log_bytes = log_bytes
 
     def observe(self) -> Mapping[str, Observed]:
-        return {run.uid: self._seen(place, run) for place, run in self._runs()}
+        return {run.uid: guarded(run.uid, self.name, partial(self._seen, place, run)) for place, run in self._runs()}
 
     def start(self, command: Command) -> None:
         identity = identity_of(command.user)
@@ -307,8 +310,9 @@ def _ending(word: str, rest: str) -> tuple[int | None, str, str | None]:
     """Return exit code, reason and error of a process that ended, from what its shim wrote."""
     if word == "error":
         return START_ERROR_EXIT_CODE, TerminationReason.START_ERROR, f"cannot be executed: {rest}"
-    if word not in ("code", "signal", "oom"):
+    said = rest.split()[:1]  # a newer shim may say more
+    if word not in ("code", "signal", "oom") or not said or re.fullmatch("[0-9]{1,9}", said[0]) is None:
         return None, TerminationReason.LOST, None
-    number = int(rest.split()[0])  # a newer shim may say more
+    number = int(said[0])
     code = number if word == "code" else 128 + number
     return code, reason_of(code, signalled=word != "code", out_of_memory=word == "oom"), None

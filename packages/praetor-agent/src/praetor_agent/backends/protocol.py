@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from praetor_agent.clock import PROGRESS
 from praetor_agent.core.masking import ending
 from praetor_agent.core.model import Observed
-from praetor_agent.errors import BackendError
+from praetor_agent.errors import BackendError, unforeseen
 from praetor_api.backports import dataclass
 from praetor_api.spec import Backend as BackendName
 
@@ -48,7 +48,10 @@ class Backend(Protocol):
     """Runs processes; none of the methods waits for a process to end."""
 
     def observe(self) -> Mapping[str, Observed]:
-        """Return by uid every process of ours that runs or left its exit status. BackendError if that is unknown."""
+        """Return by uid every process of ours that runs or left its exit status. BackendError if that is unknown.
+
+        What is wrong with one process is said in its `Observed.unseen`.
+        """
         ...
 
     def start(self, command: Command) -> None:
@@ -137,6 +140,15 @@ def pass_on(*command: str, follow: Callable[[], bool] | None = None) -> None:
         raise BackendError(f"{command[0]}: {e.strerror}") from e
     if code:
         raise BackendError(f"{command[0]} failed ({code})")
+
+
+def guarded(uid: str, backend: BackendName, look: Callable[[], Observed]) -> Observed:
+    """Return what *look* sees of the process *uid*, or why it sees nothing: that must not hide the other processes."""
+    try:
+        return look()
+    except Exception as e:
+        why = str(e) if isinstance(e, BackendError) else unforeseen(e)
+        return Observed(uid=uid, backend=backend, spec_hash="", running=False, unseen=why)
 
 
 def call(*command: str, timeout: float = CALL_SECONDS, env: Mapping[str, str] | None = None) -> str:

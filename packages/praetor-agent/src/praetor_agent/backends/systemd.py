@@ -10,12 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from signal import Signals
 
 from praetor_agent.backends.command import Command
-from praetor_agent.backends.protocol import DEFINITIONS, PREFIX, Owner, call, own_name, pass_on, readable
+from praetor_agent.backends.protocol import DEFINITIONS, PREFIX, Owner, call, guarded, own_name, pass_on, readable
 from praetor_agent.backends.resources import wanted
+from praetor_agent.core import environment
 from praetor_agent.core.model import Observed
 from praetor_agent.core.restart import reason_of
 from praetor_agent.errors import BackendError, StartError
@@ -45,14 +47,14 @@ class SystemdBackend:
             return {}
         shown = _blocks(_systemctl("show", f"--property={PROPERTIES}", *ours))
         return {
-            ours[unit].uid: self._owner.judged(
-                _seen(ours[unit], props, edited=self._edited(unit), at_boot=self._at_boot(unit)),
-                ours[unit].owner,
-                f"unit {unit}",
-            )
+            ours[unit].uid: guarded(ours[unit].uid, Backend.SYSTEMD, partial(self._look, unit, ours[unit], props))
             for props in shown
             if (unit := props.get("Id", "")) in ours
         }
+
+    def _look(self, unit: str, marks: Marks, props: Mapping[str, str]) -> Observed:
+        seen = _seen(marks, props, edited=self._edited(unit), at_boot=self._at_boot(unit))
+        return self._owner.judged(seen, marks.owner, f"unit {unit}")
 
     def repair(self, command: Command) -> None:
         _enable(self._write(command), command)
@@ -216,8 +218,6 @@ STRICT = (
 INSTALL = "\n[Install]\nWantedBy=multi-user.target\n"
 MARKER = "# Written by praetor-agent, which overwrites changes and removes the unit with its DeviceProcess."
 
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]")
 _PREFIXES = "-@:+!|"
 
 
@@ -267,7 +267,7 @@ def render_unit(command: Command, owner: Owner, environment_file: str) -> str:
 
 def render_environment(env: Mapping[str, str]) -> str:
     """Return the environment file that sets *env*; values are taken literally."""
-    return "".join(f"{_variable(name)}={quote_value(name, value)}\n" for name, value in env.items())
+    return "".join(f"{name}={quote_value(name, value)}\n" for name, value in env.items())
 
 
 def exec_line(argv: tuple[str, ...]) -> str:
@@ -282,13 +282,16 @@ def exec_line(argv: tuple[str, ...]) -> str:
 
 def quote_word(field: str, word: str) -> str:
     """Return *word* quoted for a command line: systemd expands specifiers (%) and variables ($) even in quotes."""
-    safe = _refuse_control(field, word).replace("\\", "\\\\").replace('"', '\\"')
+    safe = _refuse(field, word).replace("\\", "\\\\").replace('"', '\\"')
     return '"' + safe.replace("%", "%%").replace("$", "$$") + '"'
 
 
 def quote_value(name: str, value: str) -> str:
-    """Return *value* quoted for an environment file, where nothing is expanded."""
-    return '"' + re.sub(r'(["\\`$])', r"\\\1", _refuse_control(f"env[{name}]", value)) + '"'
+    """Return *value* quoted for an environment file, where nothing is expanded and lines may break."""
+    fault = environment.variable_fault(Backend.SYSTEMD, name, value)
+    if fault is not None:
+        raise StartError(f"spec.{fault}")
+    return '"' + re.sub(r'(["\\`$])', r"\\\1", value) + '"'
 
 
 def read_marks(text: str) -> Marks | None:
@@ -326,17 +329,11 @@ def _limits(resources: Resources | None) -> list[str]:
     return [directives[resource].format(value) for resource, value in wanted(resources)]
 
 
-def _variable(name: str) -> str:
-    if _VARIABLE.fullmatch(name) is None:
-        raise StartError(f"spec.execution.env: systemd accepts no variable named {name!r}; use letters, digits and '_'")
-    return name
-
-
 def _mark(field: str, text: str) -> str:
     """Return *text* as it is: systemd does not read these lines, but they must stay lines."""
     if text != text.strip() or text.endswith("\\"):
         raise StartError(f"{field}: {text!r} cannot be written into a unit")
-    return _refuse_control(field, text)
+    return _refuse(field, text)
 
 
 def _plain(field: str, text: str) -> str:
@@ -349,7 +346,8 @@ def _path(field: str, path: str) -> str:
     return _plain(f"spec.execution.{field}", path)
 
 
-def _refuse_control(field: str, text: str) -> str:
-    if _CONTROL.search(text):
-        raise StartError(f"spec.execution: {field} holds a control character, which a systemd unit cannot carry")
+def _refuse(field: str, text: str) -> str:
+    fault = environment.word_fault(Backend.SYSTEMD, field, text)
+    if fault is not None:
+        raise StartError(fault if field.startswith("spec.") else f"spec.execution: {fault}")
     return text

@@ -8,6 +8,7 @@ count at most once per period, because thresholds are in periods.
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Optional
 
@@ -16,12 +17,17 @@ from praetor_api.spec import ONE_CHECK, HealthCheck
 
 STARTUP_PERIOD_SECONDS = 2.0
 
+RENEWED_SECONDS = 60.0
+"""How long the words of a failing probe are kept before others take their place, each of which would be a report."""
+
+_DIGITS = re.compile("[0-9]+")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
     """The probe results of one instance of a process so far. *healthy* is None while unknown.
 
-    *since* is when the instance was started; times are in seconds since boot.
+    *since* is when the instance was started, *said_at* when *message* was; times are in seconds since boot.
     """
 
     handle: str
@@ -32,6 +38,7 @@ class Health:
     counted_at: Optional[float] = None
     message: Optional[str] = None
     since: float = 0.0
+    said_at: float = 0.0
 
 
 def fault(check: HealthCheck | None) -> str | None:
@@ -48,13 +55,24 @@ def started(handle: str, now: float, *, since: float | None = None, healthy: boo
 
 def probed(health: Health, check: HealthCheck, problem: str | None, now: float) -> Health:
     """Return the health after a probe; *problem* is why it failed, None for a success."""
-    if problem is None or health.message is None or _kind(problem) != _kind(health.message):
-        health = replace(health, message=problem)  # else words that change, such as times, would be reported each time
+    if problem is None or _is_news(problem, health, now):
+        health = replace(health, message=problem, said_at=now)
     health = _failed(health, check, now) if problem is not None else _succeeded(health, check)
     pause = float(check.period_seconds)
     if health.healthy is None:
         pause = min(pause, STARTUP_PERIOD_SECONDS)
     return replace(health, next_at=now + pause)
+
+
+def _is_news(problem: str, health: Health, now: float) -> bool:
+    """Return whether *problem* is to be said: another kind of failure at once, other words of the probe after a while.
+
+    Numbers alone, such as times, are no other words.
+    """
+    if health.message is None or _kind(problem) != _kind(health.message):
+        return True
+    waited = now >= health.said_at + RENEWED_SECONDS
+    return waited and _DIGITS.sub("0", problem) != _DIGITS.sub("0", health.message)
 
 
 def _kind(problem: str) -> str:

@@ -189,7 +189,7 @@ class Observed:
     limited on this device. *at_boot* is whether init starts it at boot, None where no init does.
 
     *renamed* is whether its mark names another device, *unknown* whether the mark is of no or another installation;
-    *mark* says for people what carries it.
+    *mark* says for people what carries it. *unseen* is why nothing else is known of it, not even whether it runs.
     """
 
     uid: str
@@ -208,6 +208,7 @@ class Observed:
     renamed: bool = False
     unknown: bool = False
     mark: str = ""
+    unseen: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -247,7 +248,8 @@ class ObservedDevice:
     """The device as one pass observes it.
 
     *observed* and *health* are by uid, *artifacts* by spec hash. *unavailable* says why a backend cannot be used,
-    *silent* why one did not answer this time: it may run processes that are not in *observed*. *freeze* is why nothing
+    *silent* why one did not answer this time: it may run processes that are not in *observed*. *unseen* says by uid
+    why it is unknown whether a process runs, though its backend answered. *freeze* is why nothing
     may be changed, if a freeze file exists. *confirmed* are the spec hashes, by uid, that an operator confirmed.
     *heard_at* is when the latest successful exchange with the gateway began, in seconds since boot. *persistence_error*
     is why the memory or the desired state cannot be stored. A version that was up for *proving_seconds* is not what
@@ -261,6 +263,7 @@ class ObservedDevice:
     artifacts: Mapping[str, ArtifactState] = field(default_factory=dict)
     unavailable: Mapping[Backend, str] = field(default_factory=dict)
     silent: Mapping[Backend, str] = field(default_factory=dict)
+    unseen: Mapping[str, str] = field(default_factory=dict)
     health: Mapping[str, Health] = field(default_factory=dict)
     freeze: Optional[str] = None
     confirmed: Mapping[str, str] = field(default_factory=dict)

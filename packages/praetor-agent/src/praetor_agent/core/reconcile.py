@@ -10,11 +10,12 @@ is started, because the next agent would not know of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Optional, Union
 
-from praetor_agent.core import allowances, files, health, reboot, refresh, restart, rollback
+from praetor_agent.core import allowances, environment, files, health, reboot, refresh, restart, rollback
 from praetor_agent.core.model import (
     Failure,
     FailureReason,
@@ -25,6 +26,7 @@ from praetor_agent.core.model import (
     Record,
     Revision,
 )
+from praetor_agent.errors import unforeseen
 from praetor_api.backports import TypeAlias, dataclass
 from praetor_api.conditions import STABILITY_WINDOW_SECONDS
 from praetor_api.protocol import Desired, DesiredItem, InvalidItem
@@ -112,10 +114,8 @@ def reconcile(desired: Desired, device: ObservedDevice, memory: Memory, now: flo
     kept = {step.record.uid for step in steps}
     known = {uid for uid, seen in device.observed.items() if not seen.unknown}  # what others started is left alone
     named = bool(desired.items or desired.invalid)
-    steps += [
-        _retire(memory.get(uid) or Record(uid=uid), device, now, named=named)
-        for uid in sorted({*memory, *known} - kept)
-    ]
+    leaving = (memory.get(uid) or Record(uid=uid) for uid in sorted({*memory, *known} - kept))
+    steps += [_guarded(record, partial(_retire, record, device, now, named=named)) for record in leaving]
     wakes = [step.wake_at for step in steps if step.wake_at is not None]
     asks = [at for step in steps if (at := rollback.ask_at(step.record, device)) is not None]
     return Decision(
@@ -155,7 +155,7 @@ def _wanted(desired: Desired, device: ObservedDevice, memory: Memory, now: float
     for item in desired.items:
         record = memory.get(item.uid) or _adopted(item, device.observed.get(item.uid))
         record = replace(record, namespace=item.namespace, name=item.name)
-        step = _step(item, record, device, now)
+        step = _guarded(record, partial(_step, item, record, device, now))
         key, starts = (item.namespace, item.name), any(isinstance(action, Start) for action in step.actions)
         if starts and key in leaving:
             # deleted and created again under the same name: the two must not run side by side
@@ -167,11 +167,23 @@ def _wanted(desired: Desired, device: ObservedDevice, memory: Memory, now: float
                 step = _fall_back(replace(kept, failure=step.record.failure), device, now)
         yield step
     for bad in desired.invalid:
-        record = rollback.judged(_caught_up(_of_invalid(bad, memory), device, now), device, now)
-        message = "; ".join(map(str, bad.faults))
-        yield _fall_back(
-            replace(record, failure=Failure(reason=FailureReason.INVALID_SPEC, message=message)), device, now
-        )
+        record = _of_invalid(bad, memory)
+        yield _guarded(record, partial(_unreadable, bad, record, device, now))
+
+
+def _guarded(record: Record, decide: Callable[[], _Step]) -> _Step:
+    """Return what *decide* returns. An error that one process causes must not end the supervision of the others."""
+    try:
+        return decide()
+    except Exception as e:
+        why = Failure(reason=FailureReason.BACKEND_UNAVAILABLE, message=unforeseen(e))
+        return _Step(record=replace(record, failure=why))
+
+
+def _unreadable(bad: InvalidItem, record: Record, device: ObservedDevice, now: float) -> _Step:
+    record = rollback.judged(_caught_up(record, device, now), device, now)
+    why = Failure(reason=FailureReason.INVALID_SPEC, message="; ".join(map(str, bad.faults)))
+    return _fall_back(replace(record, failure=why), device, now)
 
 
 def _of_invalid(bad: InvalidItem, memory: Memory) -> Record:
@@ -236,12 +248,19 @@ def _as_started(revision: Revision, item: DesiredItem) -> Revision:
 
 
 def _why_not(item: DesiredItem, record: Record, device: ObservedDevice) -> Failure | None:
-    reason = device.unavailable.get(item.spec.execution.backend) or unknown(record, device)
+    silent = device.unavailable.get(item.spec.execution.backend)
+    reason = silent or device.unseen.get(item.uid) or unknown(record, device)
     if reason is not None:
         return Failure(reason=FailureReason.BACKEND_UNAVAILABLE, message=reason)
     spec = item.spec
-    checks = (health.fault(spec.health_check), allowances.fault(spec.execution), files.fault(item))
-    fault = reboot.fault(spec) or next(filter(None, checks), None)
+    checks = (
+        reboot.fault(spec),
+        health.fault(spec.health_check),
+        allowances.fault(spec.execution),
+        files.fault(item),
+        environment.fault(item),
+    )
+    fault = next(filter(None, checks), None)
     if fault is not None:
         return Failure(reason=FailureReason.INVALID_SPEC, message=fault)
     refusal = device.allowances.refusal(spec.execution.container)
@@ -258,7 +277,7 @@ def unknown(record: Record, device: ObservedDevice) -> str | None:
     """Return why it is unknown now whether the current revision runs; None if it is known, as of a job that ended."""
     if record.current is None or record.stage is ProcessStage.COMPLETED:
         return None
-    return device.silent.get(record.current.item.spec.execution.backend)
+    return device.unseen.get(record.uid) or device.silent.get(record.current.item.spec.execution.backend)
 
 
 def _is_ending(record: Record, device: ObservedDevice, now: float) -> bool:
@@ -319,7 +338,7 @@ def _fall_back(record: Record, device: ObservedDevice, now: float) -> _Step:
     old = record.last_good if record.rollback is not None else record.current
     if old is None:
         return _withdraw(record, device, now) if record.rollback is not None else _Step(record=record)
-    if old.item.kept_files:  # it was found running, and cannot be started: what its files held is not known
+    if old.item.kept_files or environment.lacking(old.item):  # found running: what it was started with is not known
         return _Step(record=record)
     if old.item.spec.execution.backend in device.unavailable or unknown(record, device) is not None:
         return _Step(record=record)
@@ -349,7 +368,7 @@ def _caught_up(record: Record, device: ObservedDevice, now: float) -> Record:
     record = reboot.decided(record, device.health.get(record.uid))
     if current is None or record.stop_deadline is not None:
         return record
-    if current.item.spec.execution.backend in device.unavailable:
+    if current.item.spec.execution.backend in device.unavailable or record.uid in device.unseen:
         return record
     mine = _is_of(current, seen)
     if seen is not None and seen.running:

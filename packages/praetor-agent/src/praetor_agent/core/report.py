@@ -11,7 +11,7 @@ import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import field, replace
 
-from praetor_agent.core import files, reboot, restart
+from praetor_agent.core import environment, files, reboot, restart
 from praetor_agent.core.health import Health
 from praetor_agent.core.model import (
     ArtifactState,
@@ -181,7 +181,7 @@ def observations(
             seen = with_spec_hash(seen, wanted)
         seen = _unless_unknown(seen, record, device)
         item = items.get(uid)
-        seen = _with_pending(seen, record, item, device)
+        seen = _with_trouble(_with_pending(seen, record, item, device), record, item)
         if item is not None and are_outdated(record, item):
             seen = replace(seen, values_outdated=True)
         if item is not None and item.traceparent and item.spec_hash in (seen.observed_spec_hash, seen.failed_spec_hash):
@@ -194,6 +194,8 @@ def are_outdated(record: Record, item: DesiredItem) -> bool:
     """Return whether the process runs the spec of *item*, started with other values than those of *item*."""
     if record.current is None or record.spec_hash != item.spec_hash or record.stage is not ProcessStage.RUNNING:
         return False
+    if item.values_hash is None or environment.lacking(item):
+        return False  # a gateway of an older release, which knows no values
     started = record.current.item
     # the values decide: with a new key of the gateways the same ones have another hash
     same = started.values == item.values and files.given(started) == files.given(item)
@@ -228,6 +230,16 @@ def _with_pending(seen: Observation, record: Record, item: DesiredItem | None, d
     if item.spec.artifact is not None and (artifact is None or (artifact.path or artifact.failure) is None):
         return replace(seen, pending_reason=PendingReason.FETCHING, pending_message="the artifact is being fetched")
     return seen
+
+
+def _with_trouble(seen: Observation, record: Record, item: DesiredItem | None) -> Observation:
+    """Return *seen* with a warning of what goes wrong with a process that runs its spec: no other condition has it."""
+    failure = record.failure
+    current = item is not None and seen.observed_spec_hash == item.spec_hash and seen.pid is not None
+    if not current or failure is None or seen.error_message != failure.message:
+        return seen
+    warning = "; ".join(filter(None, (seen.warning_message, failure.message)))
+    return replace(seen, warning_message=warning)
 
 
 def _unless_unknown(seen: Observation, record: Record, device: ObservedDevice) -> Observation:

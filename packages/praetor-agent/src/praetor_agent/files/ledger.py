@@ -11,6 +11,7 @@ import logging
 import os
 import stat
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,11 +19,14 @@ from praetor_agent.files.owner import Owner
 from praetor_agent.files.place import Place
 from praetor_agent.state import JsonFile
 from praetor_api.backports import dataclass
+from praetor_api.files import MAX_CONTENT
 from praetor_api.wire import WireError, read, write
 
 log = logging.getLogger(__name__)
 
 FORMAT = 1
+MAX_BYTES = 4 * MAX_CONTENT
+"""What a file may hold, in UTF-8; one that its process made larger is not read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +68,7 @@ class Entry:
 
     def is_as_written(self) -> bool:
         """Return whether the file is there as it was written. It is read only if its status changed."""
-        seen = self.place.status()
+        seen = self._status()
         if seen is None or not stat.S_ISREG(seen.st_mode):
             return False
         if (stat.S_IMODE(seen.st_mode), seen.st_uid, seen.st_gid) != (self.mode, self.owner, self.group):
@@ -74,15 +78,20 @@ class Entry:
 
     def holds_its_content(self) -> bool:
         """Return whether the file holds what it is to hold."""
-        content = self.place.content()
+        content = self.place.content(MAX_BYTES)
         return content is not None and digest_of(content) == self.digest
 
     def is_ours(self) -> bool:
         """Return whether what is there is the file that we wrote, though it may have been edited."""
-        seen = self.place.status()
+        seen = self._status()
         if seen is None or not stat.S_ISREG(seen.st_mode):
             return False
         return (self.placed and seen.st_ino == self.inode) or self.holds_its_content()
+
+    def _status(self) -> os.stat_result | None:
+        with suppress(OSError):  # what cannot be reached is not there: writing it says why
+            return self.place.status()
+        return None
 
 
 def digest_of(content: bytes) -> str:

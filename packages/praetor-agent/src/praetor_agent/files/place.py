@@ -35,7 +35,11 @@ class Place:
         return f".praetor-{hashlib.sha256(os.fsencode(str(self))).hexdigest()[:16]}.new"
 
     def status(self) -> os.stat_result | None:
-        """Return the status of what is there, of a link its own; None if there is nothing."""
+        """Return the status of what is there, of a link its own; None if there is nothing.
+
+        OSError if that is unknown: a user who may change a directory on the way can make it a loop of links, or mount
+        something there that not even root may enter.
+        """
         try:
             return os.lstat(str(self))
         except (FileNotFoundError, NotADirectoryError):
@@ -58,15 +62,16 @@ class Place:
         finally:
             os.close(descriptor)
 
-    def content(self) -> bytes | None:
-        """Return what a regular file there holds; None if there is none, or it cannot be read."""
+    def content(self, most: int) -> bytes | None:
+        """Return what a regular file there holds, of at most *most* bytes; None if there is none that can be read."""
         try:
             with self.opened() as directory:
                 flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
                 with os.fdopen(os.open(self.name, flags, dir_fd=directory), "rb") as file:
-                    return file.read() if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else None
+                    content = file.read(most + 1) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else None
         except OSError:
             return None
+        return content if content is not None and len(content) <= most else None
 
 
 def _inner(part: str, directory: int, path: str) -> int:

@@ -315,7 +315,11 @@ def remove_processes(state_dir: Path) -> None:
 
 def _end_all(backend: Backend, memory: Memory) -> None:
     def ours() -> dict[str, Observed]:
-        return {uid: seen for uid, seen in backend.observe().items() if uid in memory or not seen.unknown}
+        found = {uid: seen for uid, seen in backend.observe().items() if uid in memory or not seen.unknown}
+        for uid, seen in found.items():
+            if seen.unseen:
+                raise BackendError(f"it is not known whether the process {uid} runs: {seen.unseen}")
+        return found
 
     deadline = time.monotonic() + END_SECONDS
     for uid, seen in ours().items():

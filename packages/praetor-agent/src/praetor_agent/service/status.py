@@ -197,7 +197,7 @@ def _observed(state_dir: Path, device: str | None) -> Mapping[str, Observed]:
             observed |= backend.observe()
         except BackendError as e:
             raise AgentError(str(e)) from e
-    return observed
+    return {uid: seen for uid, seen in observed.items() if not seen.unseen}
 
 
 def _row(seen: Observation, record: Record, wait: Mapping[str, str] | None) -> tuple[str, ...]:
@@ -223,7 +223,8 @@ def _messages(seen: Observation, wait: Mapping[str, str] | None) -> Iterator[str
     if seen.rolled_back_reason or seen.rolled_back_message:
         yield f"rolled back: {': '.join(filter(None, (seen.rolled_back_reason, seen.rolled_back_message)))}"
     pending = seen.pending_message if seen.pending_message != seen.error_message else None
-    yield from filter(None, (seen.error_message, pending, seen.warning_message))
+    error = seen.error_message if (seen.error_message or "") not in (seen.warning_message or "") else None
+    yield from filter(None, (error, pending, seen.warning_message))
 
 
 def record_of(state: State, state_dir: Path, name: str, namespace: str | None) -> Record:
