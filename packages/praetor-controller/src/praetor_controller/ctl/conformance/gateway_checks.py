@@ -283,12 +283,12 @@ _TABLE: Sequence[tuple[str, str, Callable[[DeviceClient], None]]] = (
     ("others", "The token of a device is refused for every other device", one_device_each),
     ("path", "404, 405 there is no such path; wrong method", missing_paths),
     ("name", "RFC 1123 subdomain of at most 253 characters, never percent-encoded", plain_names),
-    ("keep", "requests on a connection 100,000", one_connection),
+    ("keep", "between two requests 75 s", one_connection),
     ("http2", "HTTP/2 with prior knowledge gets a 505", prior_knowledge),
     ("absolute", "A target in absolute form is served as one in origin form.", absolute_form),
     ("upgrade", "an Upgrade is ignored", ignores_upgrades),
     ("head", "16 KiB and 100 lines 431, and the connection ends", large_heads),
-    ("method", "method upper case 400", upper_case),
+    ("method", "in upper case 400", upper_case),
     ("rate", "20 at once 429 with Retry-After", too_fast),
 )
 GATEWAY_CHECKS: Sequence[GatewayCheck] = tuple(Check(*row) for row in _TABLE)
