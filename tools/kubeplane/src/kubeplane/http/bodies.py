@@ -27,7 +27,7 @@ def options(request: Request, verb: str) -> Options:
     if validation not in ("Strict", "Warn", "Ignore"):
         message = f'Unsupported value: "{validation}": supported values: "Ignore", "Strict", "Warn"'
         raise invalid("meta.k8s.io", kind, "", [Cause("FieldValueNotSupported", message, "fieldValidation")])
-    return Options(manager, dry_run == "All", validation, query.get("force") in ("true", "1"))
+    return Options(manager, dry_run=dry_run == "All", validation=validation, force=query.get("force") in ("true", "1"))
 
 
 def as_json(body: bytes) -> Any:

@@ -32,8 +32,8 @@ class Options:
     manager: str = "unknown"
     dry_run: bool = False
     validation: str = "Warn"  # of unknown fields: Strict, Warn or Ignore
-    patched: bool = False  # the object was made by a patch, so that its faults are faults of the patch
     force: bool = False
+    patched: bool = False  # the object was made by a patch, so that its faults are faults of the patch
     trusted: bool = False  # rules of definitions are compiled later, beside the serving
     warnings: list[str] = field(default_factory=list)
 
