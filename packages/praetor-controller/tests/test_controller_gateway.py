@@ -31,14 +31,17 @@ class JudgedFixture(ProgramFixture):
 
     judging = True
     renewals = 0
+    holder = "gateway-1"
+    judges_within_s = SETTLE_S
 
     async def judge(self, **spec: Any) -> None:
         self.renewals += 1
-        lease = {"holderIdentity": "gateway-1", "leaseDurationSeconds": DURATION_S, "leaseTransitions": self.renewals}
-        annotations = {JUDGES_WITHIN_ANNOTATION: str(SETTLE_S)}
+        lease = {"holderIdentity": self.holder, "leaseDurationSeconds": DURATION_S, "leaseTransitions": self.renewals}
+        annotations = {JUDGES_WITHIN_ANNOTATION: str(self.judges_within_s)}
         body = body_of(LEASES, LEASE.name, {"annotations": annotations}, spec=lease | spec)
         if LEASE in self.kube.objects(LEASES):
-            await self.kube.patch(LEASES, LEASE, {"spec": lease | spec})
+            metadata = {"annotations": annotations}
+            await self.kube.patch(LEASES, LEASE, {"metadata": metadata, "spec": lease | spec})
         else:
             await self.kube.create(LEASES, LEASE.namespace, body)
 
@@ -86,6 +89,22 @@ async def test_a_dead_gateway_holds_new_offers_and_every_deployment_says_so(fixt
     await fixture.advance(8)
     assert "v2" in fixture.commands().values()
     assert fixture.condition("Progressing") == ("True", "RolloutInProgress")
+    assert not fixture.has_condition()
+
+
+async def test_the_one_that_takes_over_says_how_long_to_wait_for_it(fixture: JudgedFixture) -> None:
+    fixture.judging = False
+    await fixture.advance(DURATION_S + 4)
+    await fixture.change_template("v2")
+    fixture.judging, fixture.judges_within_s = True, 3600
+    await fixture.advance(SETTLE_S + 10)
+    assert set(fixture.commands().values()) == {"v1"}, "it said that it may not have noticed all for an hour"
+
+    fixture.holder, fixture.judges_within_s = "gateway-2", SETTLE_S
+    await fixture.advance(SETTLE_S - 5)
+    assert set(fixture.commands().values()) == {"v1"}
+    await fixture.advance(15)
+    assert "v2" in fixture.commands().values()
     assert not fixture.has_condition()
 
 

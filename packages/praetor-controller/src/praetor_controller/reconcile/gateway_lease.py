@@ -70,6 +70,7 @@ class GatewayLease:
     def _see(self, lease: Mapping[str, Any]) -> None:
         now, spec = self._clock.monotonic(), lease.get("spec") or {}
         first, self._unseen = self._spec is None, ""
+        holder, before = spec.get("holderIdentity"), (self._spec or {}).get("holderIdentity")
         renewed = not first and spec != self._spec and bool(spec.get("holderIdentity"))
         if first or renewed:
             self._unchanged_s = 0.0
@@ -78,14 +79,15 @@ class GatewayLease:
         if spec.get("holderIdentity"):
             self._duration_s = float(spec.get("leaseDurationSeconds") or _DURATION_S)
         self._spec, self._read_at = spec, now
-        self._set(self._next(lease, now, renewed=renewed))
+        self._set(self._next(lease, now, renewed=renewed, took_over=holder != before))
 
-    def _next(self, lease: Mapping[str, Any], now: float, *, renewed: bool) -> GatewayState:
+    def _next(self, lease: Mapping[str, Any], now: float, *, renewed: bool, took_over: bool) -> GatewayState:
         if self._unchanged_s >= self._duration_s:
             return GatewayState.GONE
         if not renewed:
             return self.state
-        if self.state is GatewayState.GONE:
+        if self.state is GatewayState.GONE or (self.state is GatewayState.RETURNING and took_over):
+            # how long that takes is the business of the one that holds it: of two settings the last one counts
             self._judges_at = now + _judges_within_s(lease)
             return GatewayState.RETURNING
         if self.state is GatewayState.RETURNING and now < self._judges_at:
