@@ -6,14 +6,17 @@ from __future__ import annotations
 import asyncio
 import heapq
 import json
+import logging
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+import structlog
 from attrs import frozen
 
 import kubeplane
@@ -333,3 +336,16 @@ def body_of(resource: Resource, name: str, metadata: Mapping[str, Any] | None = 
 def copied(obj: Any) -> Any:
     """Return a deep copy of a JSON value."""
     return json.loads(json.dumps(obj))
+
+
+@contextmanager
+def own_logging() -> Iterator[None]:
+    """Undo what the block does to the configuration of logging and structlog."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+        structlog.reset_defaults()

@@ -10,17 +10,14 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
+from kube_testing import own_logging
 from praetor_api.kube.runtime.logs import configure_logs
 
 
 @pytest.fixture(autouse=True)
 def _restored() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    structlog.reset_defaults()
+    with own_logging():
+        yield
 
 
 def test_structlog_and_logging_write_json_lines_with_their_fields(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import logging
 import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -13,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 from prometheus_client import generate_latest
 
 from gateway_testing import SHARED_TOKEN, AsgiClient, GatewayLab, listening, running_lab
-from kube_testing import body_of
+from kube_testing import body_of, own_logging
 from kubeplane.http.tls import server_context
 from praetor_api.kube.client.resource import (
     CONFIG_MAPS,
@@ -295,12 +293,8 @@ async def test_what_the_gateway_holds_does_not_show_a_secret_while_it_is_there()
 
 @pytest.fixture
 def _logging() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    structlog.reset_defaults()
+    with own_logging():
+        yield
 
 
 @pytest.mark.usefixtures("_logging")

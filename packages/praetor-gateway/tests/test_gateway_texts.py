@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What devices and users write is never interned, for Python 3.12.0 to 3.12.6 keeps for ever what is."""
+"""What devices and users write is never interned, for Python 3.12.0 to 3.12.6 never frees it."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Equal texts of a fleet, kept once.
 
-`sys.intern` will not do: Python 3.12.0 to 3.12.6 keeps for ever what it gets, and devices and users write texts without
-end.
+`sys.intern` will not do: Python 3.12.0 to 3.12.6 never frees what is interned, and the texts of devices and users are
+not bounded in number.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ METHODS = frozenset(method.value.encode() for method in HTTPMethod)
 """What may be a method: those of RFC 9110, and PATCH. httptools knows those of WebDAV and others, too, h11 takes any
 word."""
 DRAINED_S = 0.1
-"""How often it is looked at whether a slow reader over TLS took all: TLS tells nothing of the layer below it."""
+"""Interval at which a slow reader over TLS is checked: TLS does not notify of the layer below it."""
 
 
 @frozen(kw_only=True)
