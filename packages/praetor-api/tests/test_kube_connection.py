@@ -9,7 +9,7 @@ import ipaddress
 import json
 import ssl
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -313,3 +313,98 @@ async def test_the_environment_names_the_kubeconfig(tmp_path: Path) -> None:
     assert await connection.headers() == {"Authorization": "Bearer t"}
     with pytest.raises(NotConfigured, match="this is no pod"):
         await ApiConnection.open(from_kubeconfig(None, None, environ={}, home=tmp_path / "elsewhere"))
+
+
+PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
+
+
+def in_environment(monkeypatch: pytest.MonkeyPatch, **variables: str) -> None:
+    for name in PROXY_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+
+@asynccontextmanager
+async def forward_proxy(asked: list[tuple[str, str, str | None]]) -> AsyncIterator[str]:
+    """A proxy that makes no tunnels and answers other requests as the API would; notes what it is asked for."""
+
+    async def answer(request: web.Request) -> web.Response:
+        asked.append((request.method, request.host, request.headers.get("Proxy-Authorization")))
+        if request.method == "CONNECT":
+            return web.Response(status=503)
+        return web.json_response({"metadata": {"name": "leaf-1"}})
+
+    runner = web.AppRunner(web.Application(middlewares=[_anything(answer)]), shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield f"127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+def _anything(answer: Callable[[web.Request], Awaitable[web.Response]]) -> Any:
+    @web.middleware
+    async def instead(request: web.Request, handler: object) -> web.Response:
+        return await answer(request)
+
+    return instead
+
+
+async def test_the_api_is_reached_through_the_proxy_of_the_kubeconfig(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_environment(monkeypatch, HTTP_PROXY="http://127.0.0.1:1", NO_PROXY="*")
+    asked: list[tuple[str, str, str | None]] = []
+    async with forward_proxy(asked) as address:
+        path = kubeconfig(tmp_path, "https://api.test", None, **{"proxy-url": f"http://ops:p%40ss@{address}"})
+        with pytest.raises(Unreachable, match="503"):
+            await known(path)
+    assert asked == [("CONNECT", "api.test", "Basic " + base64.b64encode(b"ops:p@ss").decode())]
+
+
+async def test_the_api_is_reached_through_the_proxy_of_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str, str | None]] = []
+    async with forward_proxy(asked) as address:
+        in_environment(monkeypatch, HTTP_PROXY=f"http://{address}", NO_PROXY="10.0.0.0/8,other.test")
+        assert await known(kubeconfig(tmp_path, "http://api.test", None))
+    assert asked == [("GET", "api.test", None)]
+
+
+@pytest.mark.parametrize(
+    ("server", "no_proxy", "used"),
+    [
+        ("https://api.example.com:6443", "", True),
+        ("https://api.example.com:6443", "example.org", True),
+        ("https://api.example.com:6443", "example.com", False),
+        ("https://api.example.com:6443", ".example.com", False),
+        ("https://api.example.com:6443", "*", False),
+        ("https://10.96.0.1", "10.96.0.0/12,192.168.0.0/16", False),
+        ("https://10.96.0.1", "10.97.0.0/16", True),
+        ("https://127.0.0.1:6443", "", False),
+        ("https://[::1]:6443", "", False),
+        ("https://localhost:6443", "", False),
+    ],
+)
+async def test_no_proxy_names_hosts_domains_and_networks_and_this_machine_is_never_behind_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: str, no_proxy: str, used: bool
+) -> None:
+    in_environment(monkeypatch, HTTPS_PROXY="http://proxy.test:3128", NO_PROXY=no_proxy)
+    connection = await ApiConnection.open(from_kubeconfig(kubeconfig(tmp_path, server, None), None))
+    assert str(connection.proxy()[0]) == ("http://proxy.test:3128" if used else "None")
+
+
+@pytest.mark.parametrize("proxy", ["socks5://proxy.test:1080", "proxy.test:3128", "http://", "http://[", "//x"])
+async def test_a_proxy_that_cannot_be_used_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, proxy: str
+) -> None:
+    in_environment(monkeypatch, HTTPS_PROXY=proxy)
+    with pytest.raises(NotConfigured, match=r"HTTPS_PROXY or HTTP_PROXY: write http://HOST:PORT"):
+        await KubeClient.from_config(kubeconfig(tmp_path, "https://api.test", None))
+    path = kubeconfig(tmp_path, "https://api.test", None, **{"proxy-url": proxy})
+    with pytest.raises(NotConfigured, match=r"proxy-url of the kubeconfig: write http://HOST:PORT"):
+        await KubeClient.from_config(path)

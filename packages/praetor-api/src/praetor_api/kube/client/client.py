@@ -75,14 +75,17 @@ class KubeClient(KubeApi):
             "list": aiohttp.ClientTimeout(total=2 * request_timeout_s, sock_connect=CONNECT_TIMEOUT_S),
             "watch": aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=watch_idle_s),
         }
+        self._server_name = connection.server_name
         tls = connection.ssl_context()
+        # once: aiohttp would look for it, and for a netrc, in each request
+        proxy, self._proxy_headers = connection.proxy()
         # Watches take no connection that another request left: one that a middlebox swallowed would delay them.
         self._session, self._watching = (
             aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=limit, ssl=tls, socket_factory=_probed_socket),
                 headers={"Accept": "application/json", "User-Agent": user_agent},
                 read_bufsize=_READ_BUFFER,
-                trust_env=True,
+                proxy=proxy,
             )
             for limit in (100, 0)
         )
@@ -191,7 +194,8 @@ class KubeClient(KubeApi):
                 headers=headers,
                 timeout=self._timeouts.get(verb, self._request_timeout),
                 allow_redirects=False,
-                **self._connection.request_options(),
+                proxy_headers=self._proxy_headers,
+                server_hostname=self._server_name,
             ) as response:
                 code = response.status
                 yield response

@@ -8,13 +8,18 @@ it is imported late, because it costs a second and what only uses fakes does not
 from __future__ import annotations
 
 import asyncio
+import base64
+import ipaddress
 import os
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from attrs import field, frozen
+from yarl import URL
 
 from praetor_api.kube.client.errors import NoSuchContext, NotConfigured
 
@@ -54,10 +59,32 @@ class ApiConnection:
             raise NotConfigured(f"cannot use the certificates of the kubeconfig: {e}") from e
         return context
 
-    def request_options(self) -> dict[str, Any]:
-        """Return what each aiohttp request needs to get to this host."""
-        options = {"proxy": self.configuration.proxy, "server_hostname": self.configuration.tls_server_name}
-        return {name: value for name, value in options.items() if value}
+    @property
+    def server_name(self) -> str | None:
+        """The name that the API's certificate is checked against; None for that of the host."""
+        return self.configuration.tls_server_name or None
+
+    def proxy(self) -> tuple[URL | None, dict[str, str]]:
+        """Return the proxy to this host and what it is sent, that of the kubeconfig, else that of the environment.
+
+        As with kubectl, NO_PROXY may name networks, and nothing on this machine is reached through a proxy of the
+        environment. Raises NotConfigured for a proxy that cannot be used.
+        """
+        named, source = self.configuration.proxy, "proxy-url of the kubeconfig"
+        if not named:
+            named, source = _environment_proxy(self.host), "HTTPS_PROXY or HTTP_PROXY"
+        if not named:
+            return None, {}
+        try:
+            url = URL(named)
+        except ValueError:
+            url = URL()
+        if url.scheme not in ("http", "https") or not url.host:
+            raise NotConfigured(f"{source}: write http://HOST:PORT or https://HOST:PORT; no other proxy can be used")
+        if url.user is None:
+            return url, {}
+        credentials = base64.b64encode(f"{url.user}:{url.password or ''}".encode()).decode()
+        return url.with_user(None), {"Proxy-Authorization": f"Basic {credentials}"}
 
     async def headers(self) -> dict[str, str]:
         """Return the Authorization header, refreshed when its time has come."""
@@ -74,6 +101,21 @@ class ApiConnection:
                 # The old hook would bring the old token back, which it holds for a minute.
                 self.configuration.refresh_api_key_hook = fresh.refresh_api_key_hook
             return await self.headers() != rejected
+
+
+def _environment_proxy(host: str) -> str | None:
+    if not getproxies() or _is_loopback(urlsplit(host).hostname or ""):
+        return None
+    from requests.utils import get_environ_proxies, select_proxy  # a tenth of a second, for the few behind a proxy
+
+    return select_proxy(host, get_environ_proxies(host))
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def from_kubeconfig(
