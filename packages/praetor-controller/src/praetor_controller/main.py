@@ -19,6 +19,7 @@ from praetor_api.kube.client.resource import Key
 from praetor_api.kube.runtime.clock import Clock, SystemClock, within
 from praetor_api.kube.runtime.elector import Elector
 from praetor_api.kube.runtime.events import EventRecorder
+from praetor_api.kube.runtime.garbage import collect_less_often, spare
 from praetor_api.kube.runtime.limiter import TokenBucket
 from praetor_api.kube.runtime.probes import serve_probes
 from praetor_api.kube.runtime.tracing import NO_TRACER, Tracer, recording_tracer
@@ -44,6 +45,7 @@ _log = structlog.get_logger(__name__)
 
 async def run(settings: Settings) -> None:
     """Run until SIGTERM or SIGINT; the lease is released by then."""
+    collect_less_often()
     clock = SystemClock()
     with recording_tracer(enabled=settings.tracing, service="praetor-controller", version=__version__) as spans:
         await _run(settings, clock, spans)
@@ -58,7 +60,11 @@ async def _run(settings: Settings, clock: Clock, spans: Tracer) -> None:
             async with serve_probes(
                 settings.probes, settings.metrics, unready=program.unready, registry=program.metrics.registry
             ):
-                await program.run(stop)
+                sparing = asyncio.create_task(spare(program.synced), name="spare the fleet")
+                try:
+                    await program.run(stop)
+                finally:
+                    sparing.cancel()
 
 
 class Program:
@@ -91,6 +97,10 @@ class Program:
     def unready(self) -> str:
         """Return why the program is not ready, or "": ready means that the cache is filled."""
         return "" if self._cache.synced else "the cache is not filled yet"
+
+    async def synced(self) -> None:
+        """Return once the cache was filled."""
+        await self._cache.wait_synced()
 
     def recording(self) -> AbstractContextManager[object]:
         """Return the context in which decisions are recorded, if --record is given."""

@@ -25,7 +25,7 @@ from yarl import URL
 
 from praetor_api.kube.client.api import KubeApi, Query, WatchEvent, WatchType
 from praetor_api.kube.client.connection import ApiConnection, from_kubeconfig
-from praetor_api.kube.client.errors import ApiError, TooManyRequests, Unauthorized, Unreachable, api_error
+from praetor_api.kube.client.errors import ApiError, KubeError, TooManyRequests, Unauthorized, Unreachable, api_error
 from praetor_api.kube.client.framing import LineSplitter, LineTooLong
 from praetor_api.kube.client.resource import Resource
 
@@ -45,6 +45,7 @@ _MAX_MESSAGE = 512
 _MAX_ERROR_BYTES = 2**20
 _ATTEMPTS = 4
 _MAX_THROTTLE_S = 5.0  # a longer wait is left to the caller, which may have better things to do
+_ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
 _GO_ESCAPES = {ord(each): f"\\u{ord(each):04x}" for each in "<>&\u2028\u2029"}
 
 
@@ -146,6 +147,7 @@ class KubeClient(KubeApi):
             query = {**(query or {}), "dryRun": "All"}
         data = None if body is None else _as_go_writes_it(body)
         sent: dict[str, str] = {}
+        failed: KubeError | None = None
 
         async def send() -> dict[str, Any]:
             nonlocal sent
@@ -153,6 +155,13 @@ class KubeClient(KubeApi):
                 sent = _authorization(response)
                 await _raise_for_status(response)
                 return _parse_object(await response.read())
+
+        async def send_again() -> dict[str, Any]:
+            nonlocal failed
+            if failed is not None:  # the first attempt
+                known, failed = failed, None
+                raise known
+            return await send()
 
         async def may_send_again(state: RetryCallState) -> bool:
             error = _error_of(state)
@@ -162,13 +171,18 @@ class KubeClient(KubeApi):
             asked = error.retry_after if isinstance(error, TooManyRequests) else None
             return asked is not None and asked <= _MAX_THROTTLE_S
 
+        try:
+            return await send()
+        except (Unauthorized, TooManyRequests) as e:
+            failed = e
+        # made when it is needed: it costs a tenth of a request
         retrying = AsyncRetrying(
             retry=may_send_again,
             wait=_asked_delay,
             stop=stop_after_attempt(_ATTEMPTS),
             reraise=True,
         )
-        return await retrying(send)
+        return await retrying(send_again)
 
     @asynccontextmanager
     async def _answer(
@@ -229,8 +243,7 @@ def _as_go_writes_it(body: Any) -> bytes:
     The data of a ControllerRevision is kept and compared as bytes: spelled otherwise, it would be called changed as
     soon as the apiserver rewrites the object.
     """
-    text = json.dumps(body, separators=(",", ":"), ensure_ascii=False).translate(_GO_ESCAPES)
-    return text.encode("utf-8", "replace")
+    return _ENCODER.encode(body).translate(_GO_ESCAPES).encode("utf-8", "replace")
 
 
 def _parse_object(body: bytes) -> dict[str, Any]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import platform
+from functools import cache
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
@@ -31,12 +32,15 @@ class ProgramMetrics:
             ["verb"],
             registry=registry,
         )
+        # Finding a child by its labels takes longer than to count. They are of closed sets.
+        self._counted = cache(lambda verb, resource, code: self._requests.labels(verb, resource.plural, str(code)))
+        self._timed = cache(lambda verb: self._seconds.labels(verb))
 
     def requested(self, verb: str, resource: Resource, code: int) -> None:
         """Count one request to the apiserver."""
-        self._requests.labels(verb, resource.plural, str(code)).inc()
+        self._counted(verb, resource, code).inc()
 
     def took(self, verb: str, seconds: float) -> None:
         """Record how long a request to the apiserver took."""
         if verb != "watch":
-            self._seconds.labels(verb).observe(seconds)
+            self._timed(verb).observe(seconds)
