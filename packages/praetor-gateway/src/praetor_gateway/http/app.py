@@ -38,6 +38,8 @@ class DeviceApp(Starlette):
     held.
     """
 
+    needs_task = False
+
     def __init__(
         self,
         api: DeviceApi,

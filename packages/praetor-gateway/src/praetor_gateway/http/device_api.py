@@ -241,7 +241,7 @@ class DeviceApi:
         before = _etag(self._fleet.device(name), access)
         woken = Woken.CHANGED
         while woken is Woken.CHANGED and _etag(self._fleet.device(name), access) == before:
-            woken = await self._long_polls.wait(name, receive, until)
+            woken = await self._long_polls.wait(name, scope, receive, until)
             if woken is not Woken.GONE:
                 access = self._authenticate(name, head, scope)
         return woken, access

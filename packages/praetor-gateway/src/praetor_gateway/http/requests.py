@@ -5,17 +5,17 @@ from __future__ import annotations
 
 import asyncio
 import re
-import types
-from collections.abc import Coroutine, Generator, Mapping
-from functools import lru_cache, partial
+from collections.abc import Mapping
+from functools import lru_cache
 from http import HTTPStatus
-from typing import Any, TypeVar, cast
+from typing import cast
 
 from attrs import define
 from starlette.types import Receive, Scope
 
 from praetor_api.protocol import FEATURES_HEADER, MAX_BODY_BYTES, POLL_HEADER, REPORTED_HEADER
 from praetor_gateway.errors import Problem
+from praetor_gateway.http.pause import resumed
 
 BODY_DEADLINE_S = 10.0
 """How long a body may take to arrive; an agent gives up its request after 12 s."""
@@ -37,8 +37,6 @@ _ENCODING = b"content-encoding"
 _WANTED = frozenset({TOKEN, IF_NONE_MATCH, PREFER, FEATURES, POLL, REPORTED, _LENGTH, _CHUNKED, _ENCODING})
 _WAIT = re.compile(rb'(?:^|[,;])\s*wait\s*=\s*"?([0-9]{1,9})"?\s*(?:$|[,;])', re.IGNORECASE)
 _CLOSE = {"connection": "close"}
-
-_T = TypeVar("_T")
 
 RequestHead = Mapping[bytes, bytes]
 
@@ -102,27 +100,13 @@ async def read_body(head: RequestHead, receive: Receive, bodies: Bodies) -> byte
     except StopIteration as e:  # most bodies come with their head: a timer for each would be a tenth of a heartbeat
         return cast(bytes, e.value)
     try:
+        if asyncio.current_task() is None:  # the server makes one for what waits
+            await asyncio.sleep(0)
         async with asyncio.timeout(BODY_DEADLINE_S):
-            return await _resumed(collecting, waits_for)
+            return await resumed(collecting, waits_for)
     except TimeoutError as e:
         detail = f"the body did not arrive within {BODY_DEADLINE_S:g} s"
         raise Problem(HTTPStatus.REQUEST_TIMEOUT, detail, headers=_CLOSE) from e
-
-
-@types.coroutine
-def _resumed(begun: Coroutine[Any, Any, _T], waits_for: Any) -> Generator[Any, Any, _T]:
-    """Return what *begun* does, which waits for the future *waits_for*, the one that its first step has yielded."""
-    while True:
-        try:
-            sent = yield waits_for
-        except BaseException as e:
-            step = partial(begun.throw, e)
-        else:
-            step = partial(begun.send, sent)
-        try:
-            waits_for = step()
-        except StopIteration as e:
-            return cast(_T, e.value)
 
 
 async def _collect(receive: Receive, bodies: Bodies) -> bytes:

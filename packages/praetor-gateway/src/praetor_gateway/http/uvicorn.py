@@ -16,7 +16,7 @@ from collections.abc import Coroutine
 from contextlib import suppress
 from email.utils import formatdate
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 from urllib.parse import unquote
 
 import httptools
@@ -38,6 +38,7 @@ from praetor_gateway.http.connection import (
     origin_form,
     unsent,
 )
+from praetor_gateway.http.pause import PAUSES, Pause, resumed
 
 PIECE_BYTES = 512
 """What is parsed at a time: limits hold within so much, and requests within one piece wait for each other parsed, at
@@ -68,6 +69,7 @@ class UvicornServer:
         )
         # load() would call an application that takes no argument, to see whether it makes one
         self.config.loaded_app, self.config.ws_protocol_class, self.config.loaded = app, None, True
+        self.needs_task: bool = getattr(app, "needs_task", True)
         self.state = ServerState()
         self.connections: set[UvicornConnection] = set()
         self._dated: asyncio.TimerHandle | None = None
@@ -170,6 +172,7 @@ class UvicornConnection(HttpToolsProtocol):
         "_closing",
         "_connection",
         "_ends_at",
+        "_fresh",
         "_head_bytes",
         "_head_ends",
         "_host",
@@ -184,6 +187,7 @@ class UvicornConnection(HttpToolsProtocol):
         "_timer",
         "_timer_at",
         "_writing",
+        "stepping",
     )
 
     def __init__(self, server: UvicornServer) -> None:
@@ -191,7 +195,9 @@ class UvicornConnection(HttpToolsProtocol):
         self.access_log = False
         self._server = server
         self._limits = server.limits
-        self._running: RequestResponseCycle | None = None  # self.cycle is the one that was read last
+        self._running: _Cycle | None = None  # self.cycle is the one that was read last
+        self._fresh: _Cycle | None = None  # it runs once what arrived is read
+        self.stepping = False  # the application runs
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = self._ends_at = math.inf
         self._writing: asyncio.TimerHandle | None = None
@@ -226,6 +232,8 @@ class UvicornConnection(HttpToolsProtocol):
             running.disconnected = True
             running.message_event.set()
         super().connection_lost(exc)
+        if running is not None and running.pause is not None:
+            running.pause.resume()
 
     def eof_received(self) -> None:
         """Have the transport close, also when the client reads nothing of what is still to be sent."""
@@ -269,6 +277,9 @@ class UvicornConnection(HttpToolsProtocol):
             self._parse(data)
         else:
             self._parse_all(data)
+        if self._fresh is not None:
+            cycle, self._fresh = self._fresh, None
+            cycle.begin(self)
         self._time_head()
 
     def _time_head(self) -> None:
@@ -362,11 +373,13 @@ class UvicornConnection(HttpToolsProtocol):
         scope["path"] = unquote(path) if "%" in path else path
         scope["raw_path"], scope["query_string"] = raw_path, query
         is_next = self._is_answered()
-        self.cycle = self._cycle(version)
-        if is_next:
-            self._start_asgi_task(self.cycle, self.app)
+        self.cycle = cycle = self._cycle(version)
+        if is_next and not (self._server.needs_task or self.stepping):
+            self._running = self._fresh = cycle
+        elif is_next:
+            self._start_asgi_task(cycle, self.app)
         else:
-            self.pipeline.appendleft((self.cycle, self.app))
+            self.pipeline.appendleft((cycle, self.app))
 
     def on_body(self, body: bytes) -> None:
         self._silent_bytes = 0
@@ -407,8 +420,15 @@ class UvicornConnection(HttpToolsProtocol):
             self.data_received(data)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        assert isinstance(cycle, _Cycle)  # noqa: S101 - _cycle() made it
         self._running = cycle
         super()._start_asgi_task(cycle, app)
+
+    def go_on(self, coroutine: Coroutine[Any, Any, None], waits_for: Any) -> None:
+        """Have a task run on a request's *coroutine*, which waits for *waits_for*."""
+        task = self.loop.create_task(resumed(coroutine, waits_for))
+        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -422,7 +442,7 @@ class UvicornConnection(HttpToolsProtocol):
         if self._closing:
             self._watch_writing()
 
-    def _cycle(self, version: str) -> RequestResponseCycle:
+    def _cycle(self, version: str) -> _Cycle:
         return _Cycle(
             scope=self.scope,
             transport=self.transport,
@@ -550,6 +570,36 @@ class _Arrival:
 
 class _Cycle(RequestResponseCycle):
     """One request and its answer; says that the connection ends when the rest of a body will not be read."""
+
+    pause: Pause | None = None
+    """What it waits for, if it has no task."""
+    _connection: UvicornConnection
+    _coroutine: Coroutine[Any, Any, None]
+
+    def begin(self, connection: UvicornConnection) -> None:
+        """Run the application without a task until it waits."""
+        if not self.more_body:
+            cast(dict[str, Any], self.scope)[PAUSES] = True
+        self._connection, self._coroutine = connection, self.run_asgi(connection.app)
+        self.step(None)
+
+    def step(self, value: object) -> None:
+        """Run the application on, whose Pause returns *value*; if it waits for anything else, a task runs the rest."""
+        connection, coroutine, self.pause = self._connection, self._coroutine, None
+        connection.stepping = True
+        try:
+            waits_for = coroutine.send(value)
+        except StopIteration:
+            del self._connection, self._coroutine
+            return
+        finally:
+            connection.stepping = False
+        if type(waits_for) is Pause:
+            self.pause, waits_for.stepper = waits_for, self
+        else:
+            del self._connection, self._coroutine
+            cast(dict[str, Any], self.scope).pop(PAUSES, None)
+            connection.go_on(coroutine, waits_for)
 
     async def run_asgi(self, app: Any) -> None:
         try:
