@@ -79,6 +79,58 @@ def test_fields_by_name_cannot_be_given_by_their_place_and_those_that_are_frozen
         Base("a")  # type: ignore[call-arg, arg-type]
     with pytest.raises(FrozenInstanceError):
         Base(name="a").name = "b"  # type: ignore[misc]
+    with pytest.raises(FrozenInstanceError, match="cannot assign to field 'other'"):
+        Base(name="a").other = "b"  # type: ignore[attr-defined]
+    with pytest.raises(FrozenInstanceError, match="cannot delete field 'name'"):
+        del Derived(name="a", colour=Colour.RED).name
+
+
+class Named(Plain):
+    """No dataclass, so that it may have attributes of its own."""
+
+
+@dataclass
+class Loose:
+    """Fields that may change."""
+
+    left: int
+
+
+@dataclass(frozen=True)
+class Secretive:
+    """A field that is not shown, and one class that shows itself in its own way."""
+
+    name: str
+    token: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Own(Plain):
+    """Shows itself in its own way."""
+
+    def __repr__(self) -> str:
+        return "own"
+
+
+def test_a_subclass_that_is_no_dataclass_has_attributes_of_its_own_beside_the_frozen_fields() -> None:
+    one = Named(1)
+    one.note = "mine"  # type: ignore[attr-defined]
+    del one.note  # type: ignore[attr-defined]
+    with pytest.raises(FrozenInstanceError):
+        one.left = 2  # type: ignore[misc]
+    with pytest.raises(FrozenInstanceError):
+        del one.left
+
+
+def test_fields_that_are_not_frozen_may_be_changed() -> None:
+    one = Loose(1)
+    one.left = 2
+    assert repr(one) == "Loose(left=2)"
+
+
+def test_an_object_shows_its_fields_but_for_those_that_are_left_out() -> None:
+    assert repr(Secretive("a", "t")) == "Secretive(name='a')"
+    assert repr(Own(1)) == "own"
 
 
 def test_the_kubernetes_half_says_which_python_it_needs() -> None:
