@@ -9,9 +9,11 @@ import pytest
 
 from agent_testing import FakeGateway, Fault, http_server, item, process_spec, respond, until
 from praetor_agent.clock import SystemClock, Waker
+from praetor_agent.core.model import ObservedDevice
 from praetor_agent.errors import GatewayError
 from praetor_agent.link.client import MAX_RETRY_AFTER_SECONDS, Address, GatewayClient, PollAnswer, token_file
 from praetor_agent.link.poller import Heartbeats, Inbox, Poller
+from praetor_agent.link.reporter import Reporter
 from praetor_agent.state import Received
 from praetor_api.protocol import Observation, Report, ReportAck
 
@@ -205,3 +207,30 @@ def test_the_waker_wakes_for_a_wake_up_and_for_the_end_of_a_process() -> None:
     process.wait()
     waker.wait(0, [process.pid])  # it is gone: no descriptor can be had
     waker.close()
+
+
+def test_a_note_ends_a_wait_and_is_no_wake_up() -> None:
+    waker = Waker()
+    waker.note()
+    waker.note()
+    assert not waker.wait(30)
+    waker.note()
+    waker.wake()
+    assert waker.wait(30)
+    assert waker.wait(0)
+    waker.close()
+
+
+def test_a_report_causes_a_pass_only_if_a_change_waits_for_an_exchange(gateway: FakeGateway) -> None:
+    causes: list[str] = []
+    wake, note = lambda: causes.append("wake"), lambda: causes.append("note")
+    identity = Report(agent_version="1", boot_id="b")
+    sender, inbox = client(gateway.url), Inbox(lambda: None)
+    reporter = Reporter(sender, inbox, SystemClock(), identity, lambda: None, dict, wake, note=note)
+    device = ObservedDevice(boot_id="b")
+    reporter.offer(None, {}, device, {})
+    reporter.step()
+    reporter.offer(None, {}, device, {}, ask_at=0.0)
+    reporter.step()
+    assert causes == ["note", "wake"]
+    sender.close()

@@ -100,6 +100,7 @@ def _build(settings: RunSettings, waker: Waker) -> tuple[Poller, Reporter, Loop]
         facts,
         waker.wake,
         splay,
+        waker.note,
         alive=pulse.wait,
         masking=masking,
     )

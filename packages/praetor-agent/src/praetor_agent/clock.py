@@ -54,6 +54,10 @@ BLIND_WAIT_SECONDS = 1.0
 """How often to check processes where the kernel cannot notify us of their end (no pidfd before Linux 5.3)."""
 
 
+_NOTE = b"n"
+"""No number of a signal, which `signal.set_wakeup_fd` writes."""
+
+
 class Waker:
     """Wakes the loop. `wake` may be called from any thread and from signal handlers."""
 
@@ -71,16 +75,20 @@ class Waker:
         with suppress(BlockingIOError):  # it is woken already
             os.write(self._writer, b"w")
 
-    def wait(self, seconds: float, pids: Iterable[int] = ()) -> None:
-        """Return after *seconds*, after `wake`, or when one of *pids* ended."""
+    def note(self) -> None:
+        """End a wait as `wake` does, for what is only to be shown."""
+        with suppress(BlockingIOError):
+            os.write(self._writer, _NOTE)
+
+    def wait(self, seconds: float, pids: Iterable[int] = ()) -> bool:
+        """Return after *seconds*, after `wake`, or when one of *pids* ended; False after nothing but `note`."""
         seconds = max(0.0, min(seconds, MAX_WAIT_SECONDS))
         if not self._watch(set(pids)):
             seconds = min(seconds, BLIND_WAIT_SECONDS)
         poll = select.poll()
         for descriptor in (self._reader, *self._watched.values()):
             poll.register(descriptor, select.POLLIN)
-        if poll.poll(seconds * 1000):
-            self._drain()
+        return not poll.poll(seconds * 1000) or self._drain()
 
     def close(self) -> None:
         """Close all descriptors."""
@@ -100,13 +108,16 @@ class Waker:
                 complete = False
         return complete
 
-    def _drain(self) -> None:
-        for pid, descriptor in list(self._watched.items()):  # one that ended stays readable: let go of it
-            if _is_readable(descriptor):
-                os.close(self._watched.pop(pid))
+    def _drain(self) -> bool:
+        """Return whether there was more than notes."""
+        ended = [pid for pid, descriptor in self._watched.items() if _is_readable(descriptor)]
+        for pid in ended:  # it stays readable: let go of it
+            os.close(self._watched.pop(pid))
+        causes: set[int] = set()
         with suppress(BlockingIOError):
-            while os.read(self._reader, 4096):
-                pass
+            while found := os.read(self._reader, 4096):
+                causes.update(found)
+        return bool(ended) or causes != set(_NOTE)
 
 
 def _is_readable(descriptor: int) -> bool:

@@ -34,7 +34,7 @@ RETRY_SECONDS = 5.0
 """Until a failed action is retried, and until the freeze file and a full disk are checked again."""
 
 IDLE_SECONDS = 20.0
-"""Between two passes at most: as often as an exchange causes one, also while a report hangs."""
+"""Between two passes at most, though nothing happens."""
 
 _DESIRED, _MEMORY = "the desired state", "memory"
 
@@ -85,9 +85,13 @@ class Loop:
         while not self._stopping:
             wake_at, pids = self._guarded_step()
             self._progress()
-            if not self._stopping:
-                self._deps.waker.wait(wake_at - self._deps.clock.now(), pids)
+            while not self._waited(wake_at, pids):
+                self._save_view()
         self._deps.probes.close()
+
+    def _waited(self, wake_at: float, pids: tuple[int, ...]) -> bool:
+        """Wait until then; return False if all that is new is to be shown."""
+        return self._stopping or self._deps.waker.wait(wake_at - self._deps.clock.now(), pids)
 
     def _guarded_step(self) -> tuple[float, tuple[int, ...]]:
         try:

@@ -303,12 +303,14 @@ class ReportState:
 
     def due(self, current: Observations) -> tuple[Observation, ...]:
         """Return the observations of the next report, as many as fit."""
-        changed = [seen for uid, seen in sorted(current.items()) if self.acknowledged.get(uid) != seen]
-        return tuple(_fitting(changed[:MAX_OBSERVATIONS]))
+        return tuple(_fitting(self._changed(current)[:MAX_OBSERVATIONS]))
+
+    def _changed(self, current: Observations) -> list[Observation]:
+        return [seen for uid, seen in sorted(current.items()) if self.acknowledged.get(uid) != seen]
 
     def due_at(self, current: Observations, now: float) -> float:
         """Return when to send: at once if something changed, unless the last report was lost."""
-        new = not self.facts_known or bool(self.due(current))
+        new = not self.facts_known or bool(self._changed(current))
         changed = new and not self.lost and now >= self.quiet_until
         return min(now, self.next_at) if changed else self.next_at
 
@@ -334,7 +336,7 @@ class ReportState:
 
     def standing(self, uids: Collection[str], revision: int | None) -> str | None:
         """Return what was acknowledged, as a sum and the *revision* of the facts; None if there is more to report."""
-        if not self.facts_known or self.lost or self.due(self.latest):
+        if not self.facts_known or self.lost or self._changed(self.latest):
             return None
         return f"{self.reported(uids)}" + ("" if revision is None else f".{revision}")
 

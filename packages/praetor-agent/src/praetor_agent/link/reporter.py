@@ -59,10 +59,12 @@ class Reporter:
     """Reports observations to the gateway, in a thread that supervises nothing: a report may hang for minutes. Where
     the gateway takes polls for heartbeats, it reports what is new, and when no poll was answered in time.
 
-    *alive* is called before each report, and returns while the loop makes progress. *nudge* wakes the
-    poller when the gateway has a newer desired state; *facts* reads the facts of the device; *wake* is called after
-    each report; the first one is sent after *splay* seconds. *heard_at* is when the latest acknowledged report was
-    sent, in seconds since boot; *exchange* is the latest report, or poll in its place, for people.
+    *alive* is called before each report, and returns while the loop makes progress. *nudge* wakes the poller when the
+    gateway has a newer desired state; *facts* reads the facts of the device. After each report *wake* is called if a
+    change waits for an exchange, else *note*. The first one is sent after *splay* seconds.
+
+    *heard_at* is when the latest acknowledged report was sent, in seconds since boot; *exchange* is the latest report,
+    or poll in its place, for people.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class Reporter:
         facts: Callable[[], Mapping[str, str]],
         wake: Callable[[], None] = lambda: None,
         splay: float = 0.0,
+        note: Callable[[], None] = lambda: None,
         alive: Callable[[], None] = lambda: None,
         masking: Masking | None = None,
     ) -> None:
@@ -89,6 +92,7 @@ class Reporter:
         self._nudge = nudge
         self._facts = facts
         self._wake = wake
+        self._note = note
         self._facts_at = float("-inf")
         self._differs = 0
         self.heard_at: float | None = None
@@ -149,13 +153,19 @@ class Reporter:
         if latest is None:
             return float("inf")
         self._update_facts()
-        self._state = reports.asked(self._state.revised(latest.current, self._clock.now()), latest.ask_at)
+        now = self._clock.now()
+        self._state = reports.asked(self._state.revised(latest.current, now), latest.ask_at)
         if latest.interval is not None and self._quiet is None:
             self._state = replace(self._state, interval=latest.interval)
         current = self._state.latest
-        if self._state.due_at(current, self._clock.now()) <= self._clock.now():
-            self._send(current, latest.wanted)
+        due_at = self._state.due_at(current, now)
+        if due_at > now:
+            return due_at
+        self._send(current, latest.wanted)
+        if self._latest is not None and self._latest.ask_at is not None:
             self._wake()
+        else:
+            self._note()
         return self._state.due_at(current, self._clock.now())
 
     def _take_polls(self) -> None:
