@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 
 import pytest
 from starlette.types import Receive, Scope, Send
@@ -174,3 +175,31 @@ async def _driven(polls: LongPolls, device: str, until: float, *, pauses: bool) 
 
     Server().step(None)
     return await ended
+
+
+async def test_an_answer_that_waits_for_the_end_of_the_round_is_not_lost_with_its_connection() -> None:
+    app = Pausing()
+    async with listening(app, server=ServerKind.UVICORN) as listener, connected(listener) as client:
+        server = listener._server
+        assert isinstance(server, UvicornServer)
+        client[1].write(GET)
+        pause = await app.held()
+        (connection,) = server.connections
+        pause.resume("yes")
+        connection.shutdown()
+        assert (await client[0].read()).endswith(b"GET /x /x")
+
+
+async def test_answers_of_one_round_are_each_sent_to_their_client() -> None:
+    app = Pausing()
+    async with listening(app, server=ServerKind.UVICORN) as listener, AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(connected(listener)) for _ in range(3)]
+        for number, (_, writer) in enumerate(clients):
+            writer.write(GET.replace(b"/x", b"/%d" % number))
+            await app.held(number + 1)
+        clients[1][1].transport.abort()
+        for pause in app.pauses:
+            pause.resume("yes")
+        for number in (0, 2):
+            await _first_line(clients[number])
+            assert await clients[number][0].readexactly(9) == b"GET /%d /%d" % (number, number)

@@ -10,7 +10,7 @@ import hmac
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 from hmac import compare_digest
-from typing import Generic, TypeAlias, TypeVar
+from typing import Generic, TypeAlias, TypeVar, cast
 
 import structlog
 from attrs import define, field
@@ -94,7 +94,7 @@ class DeviceAuthenticator:
         if session is not None and session.accepted is not None:
             by, of_epoch, as_before = session.accepted
             if by is verifier and of_epoch == epoch and compare_digest(session.token, token):
-                return TokenDecision(as_before)
+                return cast(TokenDecision, as_before)
         decision = _ADMITTED[verifier.verify(device, token.decode("utf-8", "surrogateescape"), epoch)]
         if session is not None and decision is not TokenDecision.REFUSED:
             accepted = verifier, epoch, decision

@@ -100,8 +100,8 @@ class DeviceApi:
         device, poll, access = self._admit(name, head, scope, sent)
         if device is not None and poll is sent and FEATURES not in head:
             device.knows(frozenset())
-        known = head.get(IF_NONE_MATCH)
-        is_known = known is not None and etag_matches(known.decode("latin-1"), _etag(device, access))
+        known, etag = head.get(IF_NONE_MATCH), _etag(device, access)
+        is_known = known is not None and etag_matches(known.decode("latin-1"), etag)
         applied = preferred_wait(head, self._max_wait_s) if is_known and scope["method"] == "GET" else 0
         if not applied:  # to hold a poll costs less than to have it sent again
             self._relieve()
@@ -113,19 +113,19 @@ class DeviceApi:
                 resync = self._ask(device, poll)
                 applied = 0 if resync else applied
             if not applied:
-                await self._not_modified(send, device, access, applied, poll, resync=resync)
+                await self._not_modified(send, device, etag, applied, poll, resync=resync)
                 return
-            before, scope[HELD] = _etag(device, access), True
+            scope[HELD] = True
             wait_s = self._until_compared(device, poll, applied)
-            woken, access = await self._held(name, head, scope, access, receive, wait_s)
+            woken, access = await self._held(name, head, scope, etag, receive, wait_s)
             if woken is Woken.GONE:
                 scope[LEFT] = True
                 return
             device = self._not_held(self._fleet.device(name))
-            if _etag(device, access) == before:
+            if _etag(device, access) == etag:
                 lacks = device is not None and (device.session.unreported or device.session.behind)
                 resync = bool(lacks) and self._ask(device, poll)  # else the next poll, in a moment, is early enough
-                await self._not_modified(send, device, access, applied, poll, resync=resync)
+                await self._not_modified(send, device, etag, applied, poll, resync=resync)
                 return
         if device is not None and scope["method"] == "GET":
             self._reports.fetched(device)  # before it is sent: it may act on it before we learn that it was sent
@@ -228,23 +228,21 @@ class DeviceApi:
         return device
 
     async def _held(
-        self, name: str, head: RequestHead, scope: Scope, access: Refusal | None, receive: Receive, wait_s: float
+        self, name: str, head: RequestHead, scope: Scope, etag: str, receive: Receive, wait_s: float
     ) -> tuple[Woken, Refusal | None]:
-        """Hold a 304 until the desired state differs or the time is up, or the client goes away; return which.
+        """Hold a 304 while the desired state has *etag*, until the time is up or the client goes away; return which.
 
-        The token is checked again after each wait, for it may have been revoked meanwhile; *access* is returned as it
-        is then.
+        The token is checked again after each wait, for it may have been revoked meanwhile; why the connection carries
+        no values of Secrets is returned as it is then.
         """
         until = asyncio.get_running_loop().time() + wait_s
         if wait_s >= 1.0:
             until -= until % TOGETHER_S
-        before = _etag(self._fleet.device(name), access)
-        woken = Woken.CHANGED
-        while woken is Woken.CHANGED and _etag(self._fleet.device(name), access) == before:
-            woken = await self._long_polls.wait(name, scope, receive, until)
-            if woken is not Woken.GONE:
-                access = self._authenticate(name, head, scope)
-        return woken, access
+        while (woken := await self._long_polls.wait(name, scope, receive, until)) is not Woken.GONE:
+            access = self._authenticate(name, head, scope)
+            if woken is not Woken.CHANGED or _etag(self._fleet.device(name), access) != etag:
+                return woken, access
+        return woken, None
 
     async def _send_desired(
         self,
@@ -271,18 +269,13 @@ class DeviceApi:
         self,
         send: Send,
         device: DeclaredDevice | None,
-        access: Refusal | None,
+        etag: str,
         applied: int,
         poll: Poll | None,
         *,
         resync: bool,
     ) -> None:
-        headers = [
-            _NO_STORE,
-            (b"etag", _etag(device, access).encode()),
-            *_preference(applied),
-            *self._terms(device, poll),
-        ]
+        headers = [_NO_STORE, (b"etag", etag.encode()), *_preference(applied), *self._terms(device, poll)]
         if resync:
             headers.append(_RESYNC)
         self._count("desired", HTTPStatus.NOT_MODIFIED)

@@ -70,8 +70,13 @@ def _features(text: bytes) -> frozenset[str]:
 def preferred_wait(head: RequestHead, most: int) -> int:
     """Return the seconds that the client wants to wait (`Prefer: wait=N`, RFC 7240), at most *most*; else 0."""
     prefer = head.get(PREFER)
-    found = _WAIT.search(prefer) if prefer is not None else None
-    return min(int(found[1]), most) if found else 0
+    return min(_wait(prefer), most) if prefer is not None else 0
+
+
+@lru_cache(maxsize=64)
+def _wait(prefer: bytes) -> int:
+    found = _WAIT.search(prefer)
+    return int(found[1]) if found else 0
 
 
 @define

@@ -12,11 +12,11 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from email.utils import formatdate
 from http import HTTPStatus
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 from urllib.parse import unquote
 
 import httptools
@@ -43,7 +43,11 @@ from praetor_gateway.http.pause import PAUSES, Pause, resumed
 PIECE_BYTES = 512
 """What is parsed at a time: limits hold within so much, and requests within one piece wait for each other parsed, at
 more than 2 KiB each. Most requests of a device are smaller."""
+KEPT_BYTES = 4096
+"""Of an answer, at most: a longer one is written at once, so that its sender notices a slow client."""
 DATE_S = 1.0
+CHECKED = frozenset({b"expect", b"transfer-encoding", b"content-length", b"host"})
+"""Headers that say something to the server."""
 STATUSES = {
     HTTPStatus.HTTP_VERSION_NOT_SUPPORTED: ("Invalid HTTP version", "on PRI"),  # the latter begins HTTP/2
     HTTPStatus.NOT_IMPLEMENTED: ("`Transfer-Encoding`", "Empty Transfer-Encoding"),
@@ -72,6 +76,7 @@ class UvicornServer:
         self.needs_task: bool = getattr(app, "needs_task", True)
         self.state = ServerState()
         self.connections: set[UvicornConnection] = set()
+        self._unsent: list[_Output] = []
         self._dated: asyncio.TimerHandle | None = None
         self._ended: asyncio.Event | None = None
 
@@ -90,6 +95,17 @@ class UvicornServer:
         self.connections.discard(connection)
         if self._ended is not None and not self.connections:
             self._ended.set()
+
+    def send_soon(self, output: _Output) -> None:
+        """Write what *output* keeps at the end of the loop's round."""
+        if not self._unsent:
+            asyncio.get_running_loop().call_soon(self._send)
+        self._unsent.append(output)
+
+    def _send(self) -> None:
+        outputs, self._unsent = self._unsent, []
+        for output in outputs:
+            output.flush()
 
     def _date(self) -> None:
         self.state.default_headers[:] = [(b"date", formatdate(time.time(), usegmt=True).encode())]
@@ -115,16 +131,20 @@ class UvicornServer:
             self._dated.cancel()
 
 
+SendSoon: TypeAlias = "Callable[[_Output], None]"
+
+
 class _Output:
     """The transport as a cycle uses it: *close* also reads what the client still sends.
 
-    The head of an answer is kept until its body is there: one packet, and one call of the kernel.
+    An answer is kept to the end of the loop's round: one packet, and what writes all of a round costs less for each.
     """
 
-    __slots__ = ("_ended", "_keeps", "_kept", "_transport", "close")
+    __slots__ = ("_ended", "_keeps", "_kept", "_send_soon", "_transport", "close")
 
-    def __init__(self, connection: UvicornConnection, transport: asyncio.Transport) -> None:
+    def __init__(self, connection: UvicornConnection, transport: asyncio.Transport, send_soon: SendSoon) -> None:
         self._transport = transport
+        self._send_soon = send_soon
         self._ended = self._keeps = False
         self._kept = b""
         self.close = connection.finish
@@ -142,23 +162,31 @@ class _Output:
         if self._ended:
             return
         if self._keeps:
-            self._kept, self._keeps = data, False
+            self._keeps = False
+            if not self._kept:
+                self._send_soon(self)
+            self._kept += data
         elif self._kept:
-            self._transport.write(self._kept + data)
-            self._kept = b""
+            self._kept += data
+            if len(self._kept) > KEPT_BYTES:
+                self.flush()
         else:
             self._transport.write(data)
 
     def flush(self) -> None:
         """Write what is kept."""
-        if self._kept:
-            self._transport.write(self._kept)
+        if kept := self._kept:
             self._kept = b""
+            self._transport.write(kept)
 
     def end(self) -> None:
         """Write what is kept, and drop what comes later."""
         self.flush()
         self._ended = True
+
+    def lose(self) -> None:
+        """Drop what is kept, and what comes later."""
+        self._kept, self._ended = b"", True
 
 
 class UvicornConnection(HttpToolsProtocol):
@@ -215,13 +243,14 @@ class UvicornConnection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._connection = transport
-        self._output = _Output(self, transport)
+        self._output = _Output(self, transport, self._server.send_soon)
         self.transport = self._output  # type: ignore[assignment] # all that a cycle needs of one
         self._server.add(self)
         self._end_in(self._limits.first_byte_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._closing = True
+        self._output.lose()
         for timer in (self._timer, self._writing):
             if timer is not None:
                 timer.cancel()
@@ -237,10 +266,12 @@ class UvicornConnection(HttpToolsProtocol):
 
     def eof_received(self) -> None:
         """Have the transport close, also when the client reads nothing of what is still to be sent."""
+        self._output.flush()
         self._watch_writing()
 
     def shutdown(self) -> None:
         """Close now if nothing is answered; if not, after the last answer."""
+        self._output.flush()
         if not self._is_answered():
             self.cycle.keep_alive = False
         elif unsent(self._connection):
@@ -250,6 +281,7 @@ class UvicornConnection(HttpToolsProtocol):
 
     def abort(self) -> None:
         """Close now."""
+        self._output.flush()
         with suppress(AttributeError):  # in early 3.11 a transport of TLS raises it once the connection is gone
             self._connection.abort()
 
@@ -337,9 +369,12 @@ class UvicornConnection(HttpToolsProtocol):
             raise self._refused(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "too many header lines")
         if not self._in_head:  # trailers are counted, and not believed
             return
-        value = value.rstrip(b" \t")
-        super().on_header(name, value)
-        name = self.headers[-1][0]
+        name, value = name.lower(), value.rstrip(b" \t")
+        self.headers.append((name, value))
+        if name not in CHECKED:
+            return
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
         if name == b"transfer-encoding" and value.lower() != b"chunked":
             raise self._refused(HTTPStatus.NOT_IMPLEMENTED, "no other Transfer-Encoding than chunked is known")
         if name == b"content-length" and len(value) > LENGTH_DIGITS:
@@ -398,7 +433,6 @@ class UvicornConnection(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         if self._closing or self._connection.is_closing():
             return
-        self._output.flush()
         self.flow.resume_reading()
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
@@ -485,6 +519,7 @@ class UvicornConnection(HttpToolsProtocol):
             self._refusal = status, why
 
     def _refuse(self, status: HTTPStatus, why: str) -> None:
+        self._output.flush()
         headers = [*self.server_state.default_headers, (b"connection", b"close"), (b"content-type", b"text/plain")]
         lines = (b"%b: %b\r\n" % header for header in (*headers, (b"content-length", b"%d" % len(why))))
         status_line = f"HTTP/1.1 {status} {status.phrase}\r\n".encode()
@@ -518,6 +553,7 @@ class UvicornConnection(HttpToolsProtocol):
         TLS is closed when the kernel has all: from then on it ends within the time of a handshake, whatever is unsent.
         """
         self._closing = True
+        self._output.flush()
         self._watch_writing()
         if self._connection.is_closing():
             return
