@@ -9,7 +9,8 @@ import pytest
 
 from gateway_testing import GatewayLab, running_lab
 from praetor_api.kube.client.resource import EVENTS
-from praetor_gateway.fleet.judges import JudgeLease, judges_of
+from praetor_gateway.fleet.judges import JudgeLease
+from praetor_gateway.fleet.rows import judges_of
 
 UID, OTHER = "0" * 31 + "1", "0" * 31 + "2"
 

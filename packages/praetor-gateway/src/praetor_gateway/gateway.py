@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, TypeAlias
@@ -111,12 +111,13 @@ class Gateway:
             defaults=judges,
             on_doubt=self._doubt,
         )
+        self._judge: tuple[Mapping[str, Any] | None, JudgeLease | None] = None, None
         self._liveness = LivenessTracker(
             self._fleet,
             self._pending,
             limits,
             clock,
-            self._is_fresh,
+            self._elector.fresh,
             self._own_lease,
             heartbeat_s=settings.heartbeat_s,
         )
@@ -167,9 +168,9 @@ class Gateway:
         )
         self._informers = tuple(self._make_informers(api, projection))
         key = Key(settings.lease_namespace, DEVICE_BINDINGS)
-        self._bindings = shared_bindings(api, key, self._fleet, clock, self._is_fresh)
+        self._bindings = shared_bindings(api, key, self._fleet, clock, self._elector.fresh)
         key = Key(settings.lease_namespace, FILE_DIGESTS)
-        self._digests = shared_digests(api, key, store, clock, self._is_fresh, self._recorder)
+        self._digests = shared_digests(api, key, store, clock, self._elector.fresh, self._recorder)
         verifier = load_verifier(settings.credentials) if settings.credentials is not None else None
         self._authenticator = DeviceAuthenticator(verifier, self.metrics.auth)
         store.set_keys(self._authenticator.digest_keys)
@@ -185,7 +186,7 @@ class Gateway:
         self.peer_app = None
         if settings.peers is not None:
             self.peer_app = create_peer_app(
-                self.peer_secrets, self._liveness, self._is_fresh, clock.monotonic, self.metrics.push_received
+                self.peer_secrets, self._liveness, self._elector.fresh, clock.monotonic, self.metrics.push_received
             )
         self._transport = transport
         self._add_gauges()
@@ -290,7 +291,10 @@ class Gateway:
             shared.doubt(since)
 
     def _own_lease(self) -> JudgeLease | None:
-        return JudgeLease.of(self._elector.lease)
+        lease = self._elector.lease
+        if lease is not self._judge[0]:  # which each renewal replaces, and each status that is written asks for
+            self._judge = lease, JudgeLease.of(lease)
+        return self._judge[1]
 
     def _manager(self) -> str | None:
         """Return the field manager of a judge: the Lease that it holds."""
@@ -298,10 +302,7 @@ class Gateway:
         return own.manager if own is not None else None
 
     def _judges(self) -> bool:
-        return self._liveness.rival is None and self._is_fresh()
-
-    def _is_fresh(self) -> bool:
-        return self._elector.fresh(self._clock.monotonic())
+        return self._liveness.rival is None and self._elector.fresh()
 
     def _unwritten(self) -> float:
         return float(len(names(self._fleet).items() ^ self._bindings.data.items()))
@@ -382,7 +383,7 @@ class Gateway:
         gauge("heartbeat_interval_shortest_seconds", at_rest, lambda: self._settings.heartbeat_s)
         gauge("overloaded", "1 while every other new request is refused.", lambda: float(self._pace.overloaded))
         gauge("body_bytes", "Bytes of reports that are being read.", lambda: self._api.bodies.held)
-        gauge("arbiter", "1 while this replica holds the Lease.", lambda: float(self._is_fresh()))
+        gauge("arbiter", "1 while this replica holds the Lease.", lambda: float(self._elector.fresh()))
         gauge("rival_judge", "1 while another gateway judges.", lambda: float(self._liveness.rival is not None))
         gauge("observer_suspect", "1 while too many devices are silent at once.", lambda: float(self._liveness.suspect))
         gauge("devices_frozen", "1 while a replica that we do not hear keeps silence from counting.", self._is_frozen)

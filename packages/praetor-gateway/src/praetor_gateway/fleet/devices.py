@@ -110,6 +110,10 @@ class DeclaredDevice:
         claims = declaring or using
         if not claims:
             return binding
+        if binding is None and {*declaring, *using} == {claims[0]}:  # so it is of nearly all
+            self.owner, self.held = claims[0], False
+            self._select()
+            return None
         if binding is None or (declaring and not binding.declared):  # processes alone never beat a declared device
             served = binding.owner if binding is not None else self.owner if remember else None
             namespace, kind = served if served in claims else claims[0]
@@ -144,7 +148,7 @@ class DeclaredDevice:
         """The ETag of its desired state, with all values."""
         if self._etag is None:
             served = self.served
-            self._etag = desired_etag(map(self._version, served)) if served else EMPTY_ETAG
+            self._etag = desired_etag([self._version(row) for row in served]) if served else EMPTY_ETAG
         return self._etag
 
     def etag_for(self, access: Refusal | None) -> str:
@@ -155,18 +159,18 @@ class DeclaredDevice:
         if access is None or not self._is_secret():
             return self.etag
         if self._limited is None or self._limited[0] is not access:
-            self._limited = access, desired_etag(self._version(row, access) for row in self.served)
+            self._limited = access, desired_etag([self._version(row, access) for row in self.served])
         return self._limited[1]
 
     def _is_secret(self) -> bool:
         if self._secret is None:
-            self._secret = any(self.references.is_secret(row) for row in self.served)
+            self._secret = any(row.shared.references and self.references.is_secret(row) for row in self.served)
         return self._secret
 
     def _version(self, row: CachedProcess, access: Refusal | None = None) -> ItemVersion:
-        if not row.features <= self.session.features:
+        if not row.shared.features <= self.session.features:
             return row.withheld
-        if not row.references:
+        if not row.shared.references:
             return row.version
         resolved, version = self.resolved(row, access), row.version
         said = resolved.held or f"{version[4]} {resolved.digest}"
@@ -190,7 +194,7 @@ class DeclaredDevice:
     @property
     def refers(self) -> bool:
         """Whether a process of its name has references."""
-        return any(row.references for row in self.processes)
+        return any(row.shared.references for row in self.processes)
 
     def knows(self, features: frozenset[str]) -> None:
         """Record which *features* its agent names."""
@@ -214,19 +218,17 @@ class DeclaredDevice:
         self._select()
 
     def _select(self) -> None:
-        namespace, kind = self.owner
-        self.switch = next((row for row in self.switches if row.key.namespace == namespace and row.kind is kind), None)
-        served = tuple(
-            row for row in self.processes if not row.deleting and row.key.namespace == namespace and row.kind is kind
-        )
+        owner = self.owner
+        self.switch = next((row for row in self.switches if row.owner == owner), None)
+        served = tuple([row for row in self.processes if not row.deleting and row.owner == owner])
         self.served = self.processes if len(served) == len(self.processes) else served  # most often the same, kept once
 
     def changed(self) -> None:
         """Drop what was derived from the rows, after they changed."""
         self._etag = self._limited = self._secret = None
-        self.session.expect(row.uid for row in self.served)
+        self.session.expect([row.uid for row in self.served])
         for row in self.served:
-            if row.references:  # whether it is held, and why, is said with its next report
+            if row.shared.references:  # whether it is held, and why, is said with its next report
                 self.session.request_resync(row.uid)
 
 
@@ -274,14 +276,15 @@ class DeviceIndex:
 
     def standing(self, row: Row) -> ProcessReason:
         """Return ACCEPTED if *row* counts for the device that it names, else why it does not."""
-        if isinstance(row, CachedProcess) and row.foreign:
+        if row.foreign:
             return ProcessReason.FOREIGN_NAMESPACE
         device = self._devices.get(row.device)
-        if device is not None and device.namespace != row.key.namespace:
-            return ProcessReason.BOUND_ELSEWHERE
-        if device is not None and device.owner != row.owner:
-            return ProcessReason.BOUND_TO_ANOTHER_KIND
-        return ProcessReason.OWNER_GONE if device is not None and device.held else ProcessReason.ACCEPTED
+        if device is None:
+            return ProcessReason.ACCEPTED
+        if device.owner != row.owner:
+            elsewhere = device.owner[0] != row.key.namespace
+            return ProcessReason.BOUND_ELSEWHERE if elsewhere else ProcessReason.BOUND_TO_ANOTHER_KIND
+        return ProcessReason.OWNER_GONE if device.held else ProcessReason.ACCEPTED
 
     def begin(self) -> None:
         """Have the owner that is served stay it from now on: all objects are known."""
@@ -331,13 +334,15 @@ class DeviceIndex:
         known: Row | None = table.get(row.key)
         if known is not None and known.uid == row.uid and is_older(row, known) and not restored:
             return
-        if known is not None and (known.device, _reaches(known)) != (row.device, _reaches(row)):
+        if known is not None and (known.device, known.foreign) != (row.device, row.foreign):
             self._drop(known)
             known = None
         table[row.key] = row
         if isinstance(row, CachedProcess):
-            self.references.replace(known if isinstance(known, CachedProcess) else None, row)
-        if not _reaches(row):
+            before = known if isinstance(known, CachedProcess) else None
+            if row.shared.references or (before is not None and before.shared.references):
+                self.references.replace(before, row)
+        if row.foreign:
             return
         device = self._devices.get(row.device)
         if device is None:
@@ -354,7 +359,7 @@ class DeviceIndex:
         known: Row | None = self._table(row).pop(row.key, None)
         if isinstance(known, CachedProcess):
             self.references.replace(known, None)
-        if known is not None and _reaches(known):
+        if known is not None and not known.foreign:
             device = self._devices[known.device]
             device.remove(known)
             self._notify(device)
@@ -382,11 +387,6 @@ class DeviceIndex:
         self._changed(device.name)
 
 
-def _reaches(row: Row) -> bool:
-    """Return whether *row* counts as a claim on the device that it names."""
-    return isinstance(row, CachedSwitch) or not row.foreign
-
-
 def _differs(known: Row, row: Row, device: DeclaredDevice) -> bool:
     """Return whether what references of the device's processes may name changed."""
     if not (isinstance(known, CachedSwitch) and isinstance(row, CachedSwitch)):
@@ -405,17 +405,17 @@ def _oldest_first(rows: tuple[R, ...]) -> list[Owner]:
 def _with(rows: tuple[R, ...], row: R) -> tuple[R, ...]:
     changed = list(_without(rows, row))
     changed.append(row)
-    return tuple(sorted(changed, key=_place))
+    return tuple(sorted(changed, key=_place)) if len(changed) > 1 else (row,)
 
 
 def _place(row: Row) -> tuple[Key, int]:
-    return row.key, _RANK[row.kind]
+    return row.key, _RANK[row.owner[1]]
 
 
 def _without(rows: tuple[R, ...], row: R) -> tuple[R, ...]:
     """Return *rows* without that of the key of *row*: a process has no other kind, a device is another one then."""
     other = isinstance(row, CachedSwitch)
-    return tuple(each for each in rows if each.key != row.key or (other and each.kind is not row.kind))
+    return tuple([each for each in rows if each.key != row.key or (other and each.owner != row.owner)])
 
 
 def is_older(row: Row, known: Row) -> bool:

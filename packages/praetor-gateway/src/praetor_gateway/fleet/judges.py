@@ -10,11 +10,12 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from attrs import frozen
+from attrs import field, frozen
 
 from praetor_api.kube.codec import parse_time
 
-_MANAGER = re.compile(r"([^/]+)/([^/]+)/([0-9a-f]{32})([0-9a-f]{1,9})")
+MANAGER = re.compile(r"([^/]+)/([^/]+)/([0-9a-f]{32})([0-9a-f]{1,9})")
+"""The managers that stand for a Lease."""
 
 
 @frozen(order=True)
@@ -25,6 +26,12 @@ class JudgeLease:
     uid: str
     namespace: str
     name: str
+    manager: str = field(init=False, eq=False, repr=False)
+    """The field manager that stands for it, in at most the 128 characters that the API takes."""
+
+    @manager.default
+    def _manager(self) -> str:
+        return f"{self.namespace}/{self.name}/{self.uid}{self.created:x}"
 
     @classmethod
     def of(cls, lease: Mapping[str, Any] | None) -> JudgeLease | None:
@@ -37,15 +44,10 @@ class JudgeLease:
             return None
         return found if cls.named(found.manager) == found else None
 
-    @property
-    def manager(self) -> str:
-        """The field manager that stands for it, in at most the 128 characters that the API takes."""
-        return f"{self.namespace}/{self.name}/{self.uid}{self.created:x}"
-
     @classmethod
     def named(cls, manager: str) -> JudgeLease | None:
         """Return the Lease that *manager* stands for; None for the manager of another writer."""
-        found = _MANAGER.fullmatch(manager)
+        found = MANAGER.fullmatch(manager)
         if found is None:
             return None
         namespace, name, uid, created = found.groups()
@@ -53,11 +55,3 @@ class JudgeLease:
 
     def __str__(self) -> str:
         return f"{self.namespace}/{self.name}"
-
-
-def judges_of(metadata: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    """Return the managers of *metadata* that stand for a Lease, each with when it wrote last, as the API writes it."""
-    entries = metadata.get("managedFields") or ()
-    return tuple(
-        (each["manager"], each.get("time") or "") for each in entries if _MANAGER.fullmatch(each.get("manager") or "")
-    )

@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from functools import lru_cache
-from typing import Any, TypeAlias, TypeVar
+from json.encoder import encode_basestring
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
 from attrs import define, evolve, field, frozen
 
@@ -24,7 +25,7 @@ from praetor_api.kube.texts import kept
 from praetor_api.protocol import features_needed, valid_traceparent
 from praetor_api.spec import VALUES_FEATURE, DeviceKind, RestartPolicy
 from praetor_api.values import Reference, references_of
-from praetor_gateway.fleet.judges import judges_of
+from praetor_gateway.fleet.judges import MANAGER
 
 Owner: TypeAlias = tuple[str, DeviceKind]
 """To whom the name of a device may belong: a namespace, and the kind of the device there."""
@@ -94,6 +95,18 @@ class CachedProcess:
     created: str = ""
     judges: tuple[tuple[str, str], ...] = ()
     traceparent: str = ""
+    owner: Owner = field(init=False, eq=False, repr=False)
+    """Whose device it is for. Each event asks for it and for *foreign* several times, so both are kept."""
+    foreign: bool = field(init=False, eq=False, repr=False)
+    """Whether it names a device of another namespace, which it never reaches."""
+
+    @owner.default
+    def _owner(self) -> Owner:
+        return owner(self.key.namespace, self.shared.kind)
+
+    @foreign.default
+    def _foreign(self) -> bool:
+        return self.shared.device_namespace != self.key.namespace
 
     @property
     def parts(self) -> tuple[bytes, bytes]:
@@ -102,10 +115,6 @@ class CachedProcess:
     @property
     def device_namespace(self) -> str:
         return self.shared.device_namespace
-
-    @property
-    def restart_policy(self) -> RestartPolicy:
-        return self.shared.restart_policy
 
     @property
     def features(self) -> frozenset[str]:
@@ -120,29 +129,15 @@ class CachedProcess:
         return self.shared.min_ready_seconds
 
     @property
-    def kind(self) -> DeviceKind:
-        return self.shared.kind
-
-    @property
-    def owner(self) -> Owner:
-        """Whose device it is for."""
-        return owner(self.key.namespace, self.kind)
-
-    @property
-    def foreign(self) -> bool:
-        """Whether it names a device of another namespace, which it never reaches."""
-        return self.device_namespace != self.key.namespace
-
-    @property
     def spec(self) -> bytes:
         """The stored spec as canonical JSON."""
-        before, after = self.parts
-        return b"%b%b%b" % (before, canonical_json(self.device), after)
+        before, after = self.shared.parts
+        return b"%b%b%b" % (before, _quoted(self.device), after)
 
     @property
     def probed(self) -> bool:
         """Whether its spec has a health check; a quote inside of a text is escaped, so no text looks like one."""
-        return any(b'"healthCheck":{' in part for part in self.parts)
+        return any(b'"healthCheck":{' in part for part in self.shared.parts)
 
     @property
     def spec_hash(self) -> str:
@@ -152,7 +147,8 @@ class CachedProcess:
     @property
     def declaration(self) -> tuple[object, ...]:
         """What devices learn of it, or are found by: all but its status."""
-        return (self.uid, self.generation, self.parts, self.deleting, self.device_namespace, self.confirmed)
+        shared = self.shared
+        return (self.uid, self.generation, shared.parts, self.deleting, shared.device_namespace, self.confirmed)
 
     @property
     def version(self) -> ItemVersion:
@@ -187,6 +183,20 @@ class CachedSwitch:
     labels: tuple[str, ...] = ()
     address: str = ""
     kind: DeviceKind = DeviceKind.NETWORK_SWITCH
+    owner: Owner = field(init=False, eq=False, repr=False)
+    """Who declares the device."""
+    device: str = field(init=False, eq=False, repr=False)
+    """The name of its device."""
+    foreign: ClassVar[bool] = False
+    """It declares a device of its own namespace."""
+
+    @owner.default
+    def _owner(self) -> Owner:
+        return owner(self.key.namespace, self.kind)
+
+    @device.default
+    def _device(self) -> str:
+        return self.key.name
 
     @property
     def resource(self) -> Resource:
@@ -194,19 +204,9 @@ class CachedSwitch:
         return DEVICES[self.kind]
 
     @property
-    def owner(self) -> Owner:
-        """Who declares the device."""
-        return owner(self.key.namespace, self.kind)
-
-    @property
     def fields(self) -> tuple[object, ...]:
         """What references may name of it, besides its name."""
         return (self.labels, self.address, self.status.facts)
-
-    @property
-    def device(self) -> str:
-        """The name of its device."""
-        return self.key.name
 
     @property
     def declaration(self) -> tuple[object, ...]:
@@ -244,7 +244,7 @@ class Projection:
         """Return the row of a DeviceProcess; KeyError or ValueError for one that breaks its schema."""
         metadata, spec = obj["metadata"], obj["spec"]
         annotations = metadata.get("annotations") or {}
-        key, uid, device = self._identity(DEVICE_PROCESSES, metadata, spec["deviceRef"]["name"])
+        key, uid, created, device = self._identity(DEVICE_PROCESSES, metadata, spec["deviceRef"]["name"])
         return CachedProcess(
             key=key,
             uid=uid,
@@ -255,7 +255,7 @@ class Projection:
             shared=self._spec(spec, key.namespace, _seconds(annotations.get(MIN_READY_ANNOTATION) or "")),
             status=self._lean(key, self._status(obj, DeviceProcessStatus)),
             confirmed=(annotations.get(CONFIRMED_ANNOTATION) or "")[:_MAX_HASH],
-            created=kept(metadata.get("creationTimestamp") or ""),
+            created=created,
             judges=self._judges(metadata),
             traceparent=valid_traceparent(annotations.get(TRACEPARENT_ANNOTATION)) if self.traced else "",
         )
@@ -263,7 +263,7 @@ class Projection:
     def switch(self, obj: Mapping[str, Any], kind: DeviceKind = DeviceKind.NETWORK_SWITCH) -> CachedSwitch:
         """Return the row of a device of *kind*."""
         metadata = obj["metadata"]
-        key, uid, _ = self._identity(DEVICES[kind], metadata)
+        key, uid, created, _ = self._identity(DEVICES[kind], metadata)
         status = self._status(obj, NetworkSwitchStatus)
         if status.facts is not None:
             facts = {kept(name): kept(value) for name, value in status.facts.items()}
@@ -277,7 +277,7 @@ class Projection:
             site=kept(labels.get(self.site_label, "")),
             status=status,
             credential_epoch=_epoch(obj),
-            created=kept(metadata.get("creationTimestamp") or ""),
+            created=created,
             judges=self._judges(metadata),
             labels=self._one(tuple(kept(text) for pair in labels.items() for text in pair)),
             address=(obj.get("spec") or {}).get("managementAddress") or "",
@@ -289,18 +289,24 @@ class Projection:
         """How many conditions are pooled."""
         return len(self._pool)
 
-    def _identity(self, resource: Resource, metadata: Mapping[str, Any], device: str = "") -> tuple[Key, str, str]:
-        """Return the key, the uid and the *device* of an object, as far as they are known by what is kept of them."""
-        key, uid = Key(kept(metadata["namespace"]), metadata["name"]), metadata["uid"]
-        known = self._known(resource, key)
+    def _identity(self, resource: Resource, metadata: Mapping[str, Any], device: str = "") -> tuple[Key, str, str, str]:
+        """Return key, uid, time of creation and *device* of an object: those that are kept of it, if it is known."""
+        namespace, name, uid = metadata["namespace"], metadata["name"], metadata["uid"]
+        created = metadata.get("creationTimestamp") or ""
+        known = self._known(resource, Key(namespace, name))
         if known is None:
-            return key, uid, device
-        return known.key, known.uid if known.uid == uid else uid, known.device if known.device == device else device
+            return Key(kept(namespace), name), uid, kept(created), device
+        return (
+            known.key,
+            known.uid if known.uid == uid else uid,
+            known.created if known.created == created else kept(created),
+            known.device if known.device == device else device,
+        )
 
     def _spec(self, spec: Mapping[str, Any], namespace: str, min_ready_s: int) -> SharedSpec:
         """Return what *spec*, that of a process in *namespace*, shares with all that differ in the device alone."""
         ref = spec["deviceRef"]
-        key = parts, within, _ = _parts(spec), kept(ref.get("namespace") or namespace), min_ready_s
+        key = parts, within, _ = _parts(spec), _within(ref, namespace), min_ready_s
         found: SharedSpec | None = self._shared.get(key)
         if found is None:
             features = features_needed(spec)
@@ -373,7 +379,15 @@ class Projection:
         return before.boot_id if before is not None and before.boot_id == boot_id else kept(boot_id)
 
     def _judges(self, metadata: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-        return self._one(tuple((kept(manager), at) for manager, at in judges_of(metadata)))
+        return self._one(tuple([(self._one(manager), at) for manager, at in judges_of(metadata)]))
+
+
+def judges_of(metadata: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Return the managers of *metadata* that stand for a Lease, each with when it wrote last, as the API writes it."""
+    entries = metadata.get("managedFields") or ()
+    return tuple(
+        [(each["manager"], each.get("time") or "") for each in entries if MANAGER.fullmatch(each.get("manager") or "")]
+    )
 
 
 def _parts(spec: Mapping[str, Any]) -> tuple[bytes, bytes]:
@@ -381,11 +395,20 @@ def _parts(spec: Mapping[str, Any]) -> tuple[bytes, bytes]:
 
     A quote inside of a text is escaped, so that no text looks like the reference or like a field of it.
     """
-    ref = spec["deviceRef"]
-    before, found, after = canonical_json(spec).partition(canonical_json(ref))
-    name = canonical_json(ref["name"])
-    within, _, rest = found.partition(b'"name":' + name)
-    return before + within + b'"name":', rest + after
+    before, reference, found = canonical_json(spec).partition(b'"deviceRef":{')
+    within, field_name, rest = found.partition(b'"name":')
+    return before + reference + within + field_name, rest.removeprefix(_quoted(spec["deviceRef"]["name"]))
+
+
+def _quoted(text: str) -> bytes:
+    """Return *text* as canonical JSON."""
+    return encode_basestring(text).encode("utf-8", "surrogatepass")
+
+
+def _within(ref: Mapping[str, Any], namespace: str) -> str:
+    """Return the namespace of the device that *ref* names in an object of *namespace*."""
+    named = ref.get("namespace")
+    return kept(named) if named and named != namespace else namespace
 
 
 def _seconds(text: str) -> int:

@@ -25,13 +25,16 @@ def render(
     spec: an agent keeps what it has for an item that it cannot read. *resolved* returns the values of a row that has
     references.
     """
+    items = b",".join([_item(row, features, resolved) for row in rows])
     head = canonical_json({"deviceName": device, "heartbeatIntervalSeconds": heartbeat_s, "pollIsHeartbeat": True})
-    return b"%b,%b%b]}" % (head[:-1], b'"items":[', b",".join(_item(row, features, resolved) for row in rows))
+    return b'%b,"items":[%b]}' % (head[:-1], items)
 
 
 def _item(row: CachedProcess, features: Set[str], resolved: Callable[[CachedProcess], Resolved] | None) -> bytes:
-    if not row.features <= features:
-        return _incompatible(row, features=tuple(sorted(row.features - features)))
+    shared = row.shared
+    if not shared.features <= features:
+        return _incompatible(row, features=tuple(sorted(shared.features - features)))
+    spec = row.spec
     identity: dict[str, object] = {
         "uid": row.uid,
         "namespace": row.key.namespace,
@@ -41,11 +44,11 @@ def _item(row: CachedProcess, features: Set[str], resolved: Callable[[CachedProc
     }
     if row.confirmed:
         identity["confirmedSpecHash"] = row.confirmed
-    if row.min_ready_seconds:
-        identity["minReadySeconds"] = row.min_ready_seconds
+    if shared.min_ready_seconds:
+        identity["minReadySeconds"] = shared.min_ready_seconds
     if row.traceparent:
         identity["traceparent"] = row.traceparent
-    if row.references and resolved is not None:
+    if shared.references and resolved is not None:
         found = resolved(row)
         if found.held:
             return _incompatible(row, missing=found.missing, refused=found.refused)
@@ -55,8 +58,8 @@ def _item(row: CachedProcess, features: Set[str], resolved: Callable[[CachedProc
         if found.kept:
             identity["keptFiles"] = found.kept
         if found.files is not None:
-            return b'%b,"fileValues":%b,"spec":%b}' % (canonical_json(identity)[:-1], found.files.json, row.spec)
-    return b'%b,"spec":%b}' % (canonical_json(identity)[:-1], row.spec)
+            return b'%b,"fileValues":%b,"spec":%b}' % (canonical_json(identity)[:-1], found.files.json, spec)
+    return b'%b,"spec":%b}' % (canonical_json(identity)[:-1], spec)
 
 
 def _incompatible(

@@ -97,36 +97,39 @@ class HandedIntervals:
 
     def __init__(self, base: int) -> None:
         self._base = base
-        self._assumed, self._assumed_until = base, 0.0
-        self._handed: dict[str, Handed] = {}
+        self._assumed = base
+        self.assumed_until = 0.0
+        """Until when devices that got nothing here may have a longer one, in monotonic seconds; 0 if none ever had."""
+        self.handed: dict[str, Handed] = {}
+        """The devices that have, or had just now, a longer one. It is empty in a gateway that was never under load."""
 
     def __len__(self) -> int:
-        return len(self._handed)
+        return len(self.handed)
 
     def assume(self, interval: int, now: float, until: float) -> None:
         """Take *interval* for what each device got before; those that are not heard before *until* are gone."""
-        if now < self._assumed_until:
-            interval, until = max(interval, self._assumed), max(until, self._assumed_until)
+        if now < self.assumed_until:
+            interval, until = max(interval, self._assumed), max(until, self.assumed_until)
         self._assumed = max(self._base, interval)
-        self._assumed_until = until if self._assumed > self._base else 0.0  # else there is nothing to assume
-        for known in self._handed.values():  # another replica may have handed out a longer one since
+        self.assumed_until = until if self._assumed > self._base else 0.0  # else there is nothing to assume
+        for known in self.handed.values():  # another replica may have handed out a longer one since
             if interval > known.interval:
                 known.interval, known.since = interval, None
 
     def of(self, device: str, now: float) -> int:
         """Return by which interval *device* is judged."""
-        known = self._handed.get(device)
-        return known.interval if known is not None else self._assumed if now < self._assumed_until else self._base
+        known = self.handed.get(device)
+        return known.interval if known is not None else self._assumed if now < self.assumed_until else self._base
 
     def concerns(self, device: str, interval: int, now: float) -> bool:
         """Return whether to hand() it changes anything; it does not in a gateway that was never under load."""
-        return interval != self._base or device in self._handed or now < self._assumed_until
+        return interval != self._base or device in self.handed or now < self.assumed_until
 
     def hand(self, device: str, interval: int, now: float) -> None:
         """Record that *device* was heard and answered with *interval*."""
-        known = self._handed.get(device)
+        known = self.handed.get(device)
         if known is None:
-            known = self._handed[device] = Handed(self.of(device, now))
+            known = self.handed[device] = Handed(self.of(device, now))
         if interval >= known.interval:
             known.interval, known.since = interval, None
         elif known.since is None:
@@ -135,22 +138,22 @@ class HandedIntervals:
             known.shorter = max(known.shorter, interval)
             if now - known.since >= known.interval:
                 known.interval, known.since = known.shorter, None
-        if known.interval <= self._base and now >= self._assumed_until:
-            del self._handed[device]
+        if known.interval <= self._base and now >= self.assumed_until:
+            del self.handed[device]
 
     def longer(self, devices: Iterable[str], now: float) -> dict[str, int]:
         """Return the intervals of those of *devices* that are judged by a longer one than the shortest."""
-        return {name: self.of(name, now) for name in devices if name in self._handed} if self._handed else {}
+        return {name: self.of(name, now) for name in devices if name in self.handed} if self.handed else {}
 
     def forget(self, device: str) -> None:
         """Keep nothing of *device*."""
-        self._handed.pop(device, None)
+        self.handed.pop(device, None)
 
     def devices(self) -> tuple[str, ...]:
         """Return the devices that are judged by a longer interval than the shortest."""
-        return tuple(self._handed)
+        return tuple(self.handed)
 
     def longest(self, now: float) -> int:
         """Return the longest interval by which any device is judged."""
-        assumed = self._assumed if now < self._assumed_until else self._base
-        return max((assumed, *(each.interval for each in self._handed.values())))
+        assumed = self._assumed if now < self.assumed_until else self._base
+        return max((assumed, *(each.interval for each in self.handed.values())))

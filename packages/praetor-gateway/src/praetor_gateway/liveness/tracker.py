@@ -74,7 +74,9 @@ class LivenessTracker:
     def handed(self, device: str, interval: int | None) -> None:
         """Record that *device* was heard and asked to be heard every *interval* seconds, None for the shortest."""
         now, interval = self._clock.monotonic(), interval or self._heartbeat_s
-        concerned = self.intervals.concerns(device, interval, now)
+        concerned = (interval != self._heartbeat_s or self._stretches()) and self.intervals.concerns(
+            device, interval, now
+        )
         if not concerned and (self._detector is None or self._detector.stretch(device) == 1.0):
             return
         if self._fleet.device(device) is None:
@@ -90,7 +92,13 @@ class LivenessTracker:
         wanted = (interval for interval, at in self.wanted.values() if now - at <= self._limits.freeze_s)
         return max((self.intervals.longest(now), *wanted))
 
+    def _stretches(self) -> bool:
+        """Return whether any device may be judged by a longer interval than the shortest."""
+        return bool(self.intervals.handed or self.intervals.assumed_until)
+
     def _stretch(self, device: str, now: float) -> float:
+        if not self._stretches():
+            return 1.0
         interval = self.intervals.of(device, now)
         return 1.0 if interval == self._heartbeat_s else interval / self._heartbeat_s  # one object for a fleet
 
@@ -125,13 +133,13 @@ class LivenessTracker:
     def fetch(self, device: DeclaredDevice) -> None:
         """Record that *device* has its present desired state: it is about to get it, or names its ETag."""
         self.untold.add(device.name)
-        known = self.fetched.get(device.name)
-        if known is not None and known.etag == device.etag:
+        known, etag = self.fetched.get(device.name), device.etag
+        if known is not None and known.etag == etag:
             known.at = self._clock.monotonic()
         else:
             generations = {row.uid: row.generation for row in device.served}
             self.fetched_before(device.name, generations)
-            self.fetched[device.name].etag = device.etag
+            self.fetched[device.name].etag = etag
 
     def fetched_before(self, name: str, generations: Mapping[str, int], *, age: float = 0.0) -> None:
         """Record that the device *name*, if it is declared, fetched *generations*, by uid, *age* seconds ago."""
@@ -252,7 +260,11 @@ class LivenessTracker:
     def _check_judges(self, old: Row, new: Row) -> None:
         """Find a judge with another Lease than ours that wrote just now; the one with the younger Lease gives way."""
         own = self._own()
-        found = [JudgeLease.named(each) for each, at in new.judges if (each, at) not in old.judges]
+        ours = own.manager if own is not None else ""
+        wrote = [each for each, at in new.judges if each != ours and (each, at) not in old.judges]
+        if not wrote:
+            return
+        found = [JudgeLease.named(each) for each in wrote]
         others = [each for each in found if own is not None and each is not None and str(each) != str(own)]
         older = min((each for each in others if own is not None and each < own), default=None)
         self.rival = older or self.rival

@@ -65,7 +65,7 @@ class StatusComposer:
         row = new or old
         if new is not None:
             self._check_standing(new)
-        if row is None or _counted(old) == _counted(new):
+        if row is None or _counts_alike(old, new):
             return
         device = self._fleet.device(row.device)
         if device is not None and device.switch is not None and device.owner == row.owner:
@@ -91,8 +91,8 @@ class StatusComposer:
             self._check_standing(row)
 
     def _check_standing(self, row: Row) -> None:
-        standing = self._fleet.standing(row)
         known = [each for each in row.status.conditions if each.type in _STANDINGS]
+        standing = self._fleet.standing(row)
         if standing is not ProcessReason.ACCEPTED or known:
             said = [each.reason for each in known if each.status is ConditionStatus.TRUE]
             if said != ([] if standing is ProcessReason.ACCEPTED else [standing]):
@@ -150,6 +150,13 @@ class StatusComposer:
             standing=standing,
             absence=self._absence(device),
         )
+
+
+def _counts_alike(old: CachedProcess | None, new: CachedProcess | None) -> bool:
+    """Return whether the counts are the same with *new* as with *old*."""
+    if old is not None and new is not None and old.deleting is new.deleting and old.status == new.status:
+        return True  # a spec changed
+    return _counted(old) == _counted(new)
 
 
 def _counted(row: CachedProcess | None) -> tuple[bool, bool] | None:

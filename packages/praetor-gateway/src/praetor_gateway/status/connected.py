@@ -11,7 +11,7 @@ from typing import TypeAlias
 from attrs import evolve
 
 from praetor_api.conditions import ConditionType, ProcessReason
-from praetor_api.kube.conditions import get_condition, next_condition
+from praetor_api.kube.conditions import next_condition
 from praetor_api.kube.objects import Condition, ConditionStatus
 
 
@@ -51,6 +51,14 @@ ABSENT: Mapping[str, str] = {
 """Why a device was never heard, and what to do about it."""
 
 
+def _said(conditions: tuple[Condition, ...]) -> Condition | None:
+    """Return AgentConnected, by a loop of its own: each event asks for it several times."""
+    for condition in conditions:
+        if condition.type == ConditionType.AGENT_CONNECTED:
+            return condition
+    return None
+
+
 def set_connected(
     conditions: dict[str, Condition], connected: bool | Silence, generation: int | None, now: datetime
 ) -> None:
@@ -71,7 +79,7 @@ def set_connected(
 
 def says(conditions: tuple[Condition, ...], connected: bool | Silence) -> bool:
     """Return whether AgentConnected says *connected*, for whichever reason it is True or False."""
-    condition = get_condition(conditions, ConditionType.AGENT_CONNECTED)
+    condition = _said(conditions)
     status, reason, _ = _CONNECTED[connected]
     if condition is None or condition.status is not status:
         return False
@@ -80,7 +88,7 @@ def says(conditions: tuple[Condition, ...], connected: bool | Silence) -> bool:
 
 def shows_absence(conditions: tuple[Condition, ...], absence: ProcessReason) -> bool:
     """Return whether AgentConnected says *absence*, or something better: that a device was heard once."""
-    known = get_condition(conditions, ConditionType.AGENT_CONNECTED)
+    known = _said(conditions)
     return known is not None and (known.reason == absence or known.reason not in ABSENT)
 
 
@@ -108,13 +116,13 @@ def set_fetched(conditions: dict[str, Condition], fetched: int | None) -> None:
 
 def fetched_generation(conditions: tuple[Condition, ...]) -> int:
     """Return the generation that a disconnected device is said to have fetched; 0 when it is not known."""
-    condition = get_condition(conditions, ConditionType.AGENT_CONNECTED)
+    condition = _said(conditions)
     return (condition.observed_generation or 0) if condition is not None else 0
 
 
 def connection(conditions: tuple[Condition, ...]) -> Connected:
     """Return what AgentConnected says; None while no replica has decided yet."""
-    condition = get_condition(conditions, ConditionType.AGENT_CONNECTED)
+    condition = _said(conditions)
     if condition is None:
         return None
     return _SAID.get((condition.status, condition.reason), _OTHERWISE.get(condition.status))

@@ -73,15 +73,20 @@ def withholds(resolved: Resolved) -> str | None:
 
 def findings_of(
     row: CachedProcess, spec_hash: str, known: Mapping[str, Condition], seen: Observation
-) -> Iterator[Finding]:
-    """Yield what *seen* says of *row*, whose spec has *spec_hash* and whose conditions are *known*."""
+) -> tuple[Finding, ...]:
+    """Return what *seen* says of *row*, whose spec has *spec_hash* and whose conditions are *known*."""
     current = seen.observed_spec_hash == spec_hash
-    completed = current and not seen.pid and seen.exit_code == 0 and row.restart_policy is not RestartPolicy.ALWAYS
-    yield _spec(spec_hash, seen)
-    yield from _artifact(seen)
-    yield from _started(completed, seen)
-    yield from _healthy(completed, seen, probed=row.probed)
-    yield from _lasting(seen, spec_hash, known)
+    completed = (
+        current and not seen.pid and seen.exit_code == 0 and row.shared.restart_policy is not RestartPolicy.ALWAYS
+    )
+    probed = row.probed
+    return (
+        _spec(spec_hash, seen),
+        *_artifact(seen),
+        *_started(completed, seen),
+        *_healthy(completed, seen, probed=probed),
+        *_lasting(seen, spec_hash, known),
+    )
 
 
 def _spec(spec_hash: str, seen: Observation) -> Finding:

@@ -27,6 +27,11 @@ from praetor_gateway.status.findings import findings_of
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
+_STATUS: Mapping[bool | None, ConditionStatus] = {
+    True: ConditionStatus.TRUE,
+    False: ConditionStatus.FALSE,
+    None: ConditionStatus.UNKNOWN,
+}
 _OF_SPEC = (ConditionType.SPEC_OBSERVED, ConditionType.ROLLED_BACK, ConditionType.UPDATE_HELD)
 """What is said of the current spec, though the device may run an older one."""
 
@@ -91,18 +96,19 @@ def merge(
         said = {name: each for name, each in conditions.items() if name not in gone}
         refused = DeviceProcessStatus(phase=Phase.PENDING, conditions=in_order(said, status.conditions))
         return _with_reason(refused, row.status)
-    if observation is not None and not supersedes(status.reported, reported):
+    known = status.reported
+    if observation is not None and (known is None or not supersedes(known, reported)):
         generation = row.generation if observation.observed_spec_hash == spec_hash else status.observed_generation
         _set_observed(conditions, row, spec_hash, generation, observation, now)
         status = _observed(status, generation, observation)
-        status = evolve(status, reported=following(status.reported, reported))
+        status = evolve(status, reported=following(known, reported))
     if connected is not None:
         set_connected(conditions, connected, row.generation if connected is True else fetched, now)
         set_fetched(conditions, fetched)
     elif absence is not None:
         set_absent(conditions, absence, row.generation, now)
     status = evolve(status, conditions=in_order(conditions, row.status.conditions))
-    return _with_reason(evolve(status, phase=_phase(row.restart_policy, spec_hash, status)), row.status)
+    return _with_reason(evolve(status, phase=_phase(row.shared.restart_policy, spec_hash, status)), row.status)
 
 
 def _with_reason(status: DeviceProcessStatus, before: DeviceProcessStatus) -> DeviceProcessStatus:
@@ -165,7 +171,7 @@ def set_standing(
             conditions[kind] = next_condition(
                 conditions.get(kind),
                 type=kind,
-                status=_status_of(refused),
+                status=_STATUS[refused],
                 reason=standing if refused else ProcessReason.ACCEPTED,
                 message=refusal[1] if refusal is not None and refused else "",
                 observed_generation=generation,
@@ -256,15 +262,9 @@ def _set_observed(
         conditions[finding.type] = next_condition(
             conditions.get(finding.type),
             type=finding.type,
-            status=_status_of(finding.holds),
+            status=_STATUS[finding.holds],
             reason=finding.reason,
             message=finding.message,
             observed_generation=row.generation if finding.type in _OF_SPEC else generation or None,
             now=now,
         )
-
-
-def _status_of(holds: bool | None) -> ConditionStatus:
-    if holds is None:
-        return ConditionStatus.UNKNOWN
-    return ConditionStatus.TRUE if holds else ConditionStatus.FALSE

@@ -25,15 +25,13 @@ class ResyncRequester:
 
     def on_process(self, _: Key, old: CachedProcess | None, new: CachedProcess | None) -> None:
         """Check a change that an informer reports."""
-        if new is not None:
+        if new is not None and self._other(new) is not None:
             self.check(new, restored=went_back(old, new))
 
     def check(self, row: CachedProcess, *, restored: bool) -> None:
         """Request a resync if *row* says something else than we know of it; *restored* if older means restored."""
-        known = self._fleet.process(row.key)
-        if known is None or known.uid != row.uid or known.resource_version == row.resource_version:
-            return
-        if row.status == known.status:  # of thousands whose specs change at once a closer comparison takes a quarter
+        known = self._other(row)
+        if known is None:
             return
         if (is_older(row, known) and not restored) or reported(known.status) == reported(row.status):
             return
@@ -42,6 +40,14 @@ class ResyncRequester:
         device = self._fleet.device(row.device)
         if device is not None and not self._is_ours(row):
             device.session.request_resync(row.uid)
+
+    def _other(self, row: CachedProcess) -> CachedProcess | None:
+        """Return the version that we know of *row* if it is another one, with another status."""
+        known = self._fleet.process(row.key)
+        if known is None or known.uid != row.uid or known.resource_version == row.resource_version:
+            return None
+        # of thousands whose specs change at once a closer comparison takes a quarter
+        return None if row.status == known.status else known
 
     def _is_ours(self, row: CachedProcess) -> bool:
         """Return whether *row* says what waits to be written: our own write, seen before its answer."""

@@ -86,9 +86,15 @@ class Elector:
         """The annotations of the lease as last seen."""
         return ((self._lease or {}).get("metadata") or {}).get("annotations") or {}
 
-    def fresh(self, now_monotonic: float) -> bool:
-        """Return whether the last successful renewal is younger than the renew deadline: check before each write."""
-        return self._renewed_at is not None and now_monotonic - self._renewed_at < self._renew_deadline_s
+    def fresh(self, now_monotonic: float | None = None) -> bool:
+        """Return whether the last successful renewal is younger than the renew deadline: check before each write.
+
+        *now_monotonic* None stands for the time of the clock.
+        """
+        if self._renewed_at is None:
+            return False
+        now = self._clock.monotonic() if now_monotonic is None else now_monotonic
+        return now - self._renewed_at < self._renew_deadline_s
 
     def announce(self, annotations: Mapping[str, str]) -> None:
         """Set annotations of the lease with the next renewal, and each one after that, while we hold it.
