@@ -19,6 +19,7 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from connection_testing import (
+    FEW_BYTES,
     SOME_BYTES,
     TlsByHand,
     closed,
@@ -36,10 +37,22 @@ from connection_testing import (
 )
 from gateway_testing import SHARED_TOKEN, listening, run_in_virtual_time, running_lab
 from hostile_requests import GET, HEAD, LEFT, POST, REFUSED, SILENT, UNCLEAR
-from praetor_gateway.http.connection import MAX_HEAD_BYTES, MAX_HEADER_LINES, READ_BYTES, ConnectionLimits
+from praetor_gateway.http.connection import MAX_HEAD_BYTES, MAX_HEADER_LINES, READ_BYTES, ConnectionLimits, send_answer
 from praetor_gateway.http.hypercorn import _StrictConnection
 from praetor_gateway.http.server import Listener
 from praetor_gateway.settings import ServerKind
+
+LARGE = bytes(4 * 2**20)
+"""More than the kernel takes of an answer."""
+
+SendAll = Callable[[Scope, Send, int, list[tuple[bytes, bytes]], bytes], Awaitable[None]]
+
+
+async def in_two_messages(_: Scope, send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+    """Answer as any ASGI application does."""
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
 
 server = pytest.fixture(autouse=True, params=[ServerKind.HYPERCORN, ServerKind.UVICORN])(each_server)
 
@@ -285,21 +298,95 @@ async def test_a_body_that_is_refused_while_it_is_awaited_leaves_no_trace(caplog
     assert not [each for each in caplog.records if each.exc_info]
 
 
+@pytest.mark.parametrize("send_", [send_answer, in_two_messages])
 @pytest.mark.parametrize("status", [200, 204, 304])
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-async def test_an_answer_without_a_body_ends_with_its_head(method: str, status: int) -> None:
+async def test_an_answer_without_a_body_ends_with_its_head(method: str, status: int, send_: SendAll) -> None:
     async def empty(scope: Scope, _: Receive, send: Send) -> None:
         headers = [] if status == 204 else [(b"content-length", b"0"), (b"etag", scope["raw_path"][1:])]
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body"})
+        await send_(scope, send, status, headers, b"")
 
     line = f"{method} /%s HTTP/1.1\r\nHost: x\r\n%s\r\n"
     async with listening(empty) as listener:
         requests = (line % ("a", "") + line % ("b", "Connection: close\r\n")).encode()
-        answer = await said(listener, requests)
-    assert answer.count(b"HTTP/1.1 %d" % status) == 2
-    assert answer.endswith(b"\r\n\r\n")
-    assert len(answer.split(b"\r\n\r\n")) == 3
+        heads = await said(listener, requests)
+    assert heads.count(b"HTTP/1.1 %d" % status) == 2
+    assert heads.lower().count(b"\r\ndate: ") == 2
+    assert heads.endswith(b"\r\n\r\n")
+    assert len(heads.split(b"\r\n\r\n")) == 3
+
+
+@pytest.mark.parametrize("send_", [send_answer, in_two_messages])
+async def test_the_answer_to_head_has_no_body(send_: SendAll) -> None:
+    async def full(scope: Scope, _: Receive, send: Send) -> None:
+        await send_(scope, send, 200, [(b"content-length", b"4")], b"body")
+
+    last = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    async with listening(full) as listener:
+        answers = await said(listener, b"HEAD / HTTP/1.1\r\nHost: x\r\n\r\n" + last)
+    assert answers.count(b"content-length: 4") == 2
+    assert answers.count(b"body") == 1
+    assert answers.endswith(b"\r\n\r\nbody")
+
+
+@pytest.mark.parametrize("send_", [send_answer, in_two_messages])
+async def test_an_answer_before_the_body_ends_the_connection(send_: SendAll) -> None:
+    async def hasty(scope: Scope, _: Receive, send: Send) -> None:
+        await send_(scope, send, 200, [(b"content-length", b"5")], b"hasty")
+
+    async with listening(hasty) as listener:
+        heard = await said(listener, POST + b"Content-Length: 9\r\n\r\npart")
+    assert b"\r\nconnection: close\r\n" in heard.lower()
+    assert heard.endswith(b"\r\n\r\nhasty")
+
+
+@pytest.mark.parametrize("send_", [send_answer, in_two_messages])
+async def test_answers_that_are_not_read_wait_for_the_client(send_: SendAll) -> None:
+    waiting: list[bool] = []
+
+    async def large(scope: Scope, _: Receive, send: Send) -> None:
+        waiting.append(True)
+        await send_(scope, send, 200, [(b"content-length", b"%d" % len(LARGE))], LARGE)
+        waiting.remove(True)
+
+    last = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    async with listening(large) as listener, connected(listener, limit=FEW_BYTES) as (reader, writer):
+        writer.write(GET + GET + last)
+        await asyncio.wait_for(reader.readexactly(1), 60)
+        for _ in range(10):  # rounds of the loop in which the server writes all that it may
+            await asyncio.sleep(0)
+        assert waiting
+        assert (await reader.read()).count(LARGE) == 3
+
+
+@pytest.mark.parametrize("send_", [send_answer, in_two_messages])
+async def test_an_answer_that_waits_for_its_client_ends_when_the_client_leaves(send_: SendAll) -> None:
+    ended = asyncio.Event()
+
+    async def large(scope: Scope, _: Receive, send: Send) -> None:
+        if scope["path"] == "/last":
+            await send_(scope, send, 200, [(b"content-length", b"0")], b"")
+            ended.set()
+        else:
+            await send_(scope, send, 200, [(b"content-length", b"%d" % len(LARGE))], LARGE)
+
+    last = b"GET /last HTTP/1.1\r\nHost: x\r\n\r\n"
+    async with listening(large) as listener:
+        async with connected(listener, limit=FEW_BYTES) as (reader, writer):
+            writer.write(GET + last)
+            await asyncio.wait_for(reader.readexactly(1), 60)
+        await asyncio.wait_for(ended.wait(), 60)
+
+
+async def test_there_is_one_answer_to_a_request() -> None:
+    async def twice(scope: Scope, _: Receive, send: Send) -> None:
+        for __ in range(2):
+            await send_answer(scope, send, 200, [(b"content-length", b"0")], b"")
+
+    last = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    async with listening(twice) as listener:
+        heard = await said(listener, last)
+    assert heard.count(b"HTTP/1.1") == 1
 
 
 @pytest.mark.parametrize(

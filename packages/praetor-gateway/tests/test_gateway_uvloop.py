@@ -23,7 +23,10 @@ from praetor_gateway.http.server import Listener
 from praetor_gateway.settings import ServerKind
 from test_gateway_connections import (  # noqa: F401 - collected here, to run on this loop
     test_a_body_that_is_refused_while_it_is_awaited_leaves_no_trace,
+    test_an_answer_before_the_body_ends_the_connection,
+    test_an_answer_that_waits_for_its_client_ends_when_the_client_leaves,
     test_an_answer_without_a_body_ends_with_its_head,
+    test_answers_that_are_not_read_wait_for_the_client,
     test_limits_hold_however_the_bytes_arrive,
     test_requests_behind_one_that_is_held_wait_their_turn,
     test_requests_that_follow_each_other_at_once_are_answered_in_order,

@@ -101,6 +101,8 @@ def write(value: object) -> Any:
 
 def clean_text(text: str) -> str:
     """Return *text* with control characters and direction marks replaced, fit for a log line or a terminal."""
+    if text.isascii() and text.isprintable():  # nearly all, and each heartbeat asks
+        return text
     return _CONTROL.sub("\ufffd", text)
 
 

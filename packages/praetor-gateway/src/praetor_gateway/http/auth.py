@@ -10,7 +10,7 @@ import hmac
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 from hmac import compare_digest
-from typing import Generic, TypeAlias, TypeVar, cast
+from typing import Generic, TypeAlias, TypeVar
 
 import structlog
 from attrs import define, field
@@ -91,10 +91,11 @@ class DeviceAuthenticator:
     def _check(
         self, verifier: TokenVerifier, device: str, token: bytes, epoch: int, session: DeviceSession | None
     ) -> TokenDecision:
-        if session is not None and session.accepted is not None:
-            by, of_epoch, as_before = session.accepted
+        before: Accepted | None = session.accepted if session is not None else None
+        if session is not None and before is not None:
+            by, of_epoch, as_before = before
             if by is verifier and of_epoch == epoch and compare_digest(session.token, token):
-                return cast(TokenDecision, as_before)
+                return as_before
         decision = _ADMITTED[verifier.verify(device, token.decode("utf-8", "surrogateescape"), epoch)]
         if session is not None and decision is not TokenDecision.REFUSED:
             accepted = verifier, epoch, decision

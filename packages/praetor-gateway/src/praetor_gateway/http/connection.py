@@ -5,16 +5,21 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from collections.abc import Awaitable
 from http import HTTPMethod
 from typing import Protocol
 
 from attrs import frozen
+from starlette.types import Scope, Send
 
 MAX_HEAD_BYTES = 16 * 1024
 """Limit of a request's head, of a chunk's and of the trailers; a device sends less than 1 KiB."""
 MAX_HEADER_LINES = 100
 LENGTH_DIGITS = 19
 """Of a Content-Length, at most: what 64 bits hold."""
+ANSWER = "praetor.answer"
+"""An extension of ASGI, which a server that has it names in the scope: a message of this type is a whole answer, with
+`status`, `headers` and `body`."""
 READ_BYTES = 2**16
 """Bytes that are read ahead of a request that is answered; a client that sends more has its connection closed."""
 VERSIONS = frozenset({"1.1", "1.0"})
@@ -50,6 +55,24 @@ class Server(Protocol):
 
     async def stop(self, timeout_s: float) -> None:
         """Close idle connections, and the others after their request; in *timeout_s* seconds all of them."""
+
+
+def send_answer(
+    scope: Scope, send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes
+) -> Awaitable[None]:
+    """Send a whole answer, in one message if the server can take one: two cost an eighth of a poll more.
+
+    Nothing is checked: *headers* have names in lower case, no control characters, and the length of *body* where there
+    may be one.
+    """
+    if ANSWER in scope.get("extensions", ()):
+        return send({"type": ANSWER, "status": status, "headers": headers, "body": body})
+    return _answer_in_parts(send, status, headers, body)
+
+
+async def _answer_in_parts(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 def origin_form(target: bytes) -> bytes:

@@ -93,7 +93,7 @@ async def read_body(head: RequestHead, receive: Receive, bodies: Bodies) -> byte
     Raises Problem: 503 when others hold too much, 415 when it is encoded, 413 when it is too large, 408 when it is too
     slow, 400 when it is cut off.
     """
-    if head.get(_ENCODING, b"identity").lower() != b"identity":
+    if _ENCODING in head and head[_ENCODING].lower() != b"identity":
         detail = "the body must not be compressed; leave Content-Encoding out"
         raise Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, detail, headers=_CLOSE)
     length = head.get(_LENGTH, b"0")

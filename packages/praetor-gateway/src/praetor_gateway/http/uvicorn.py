@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextlib import suppress
 from email.utils import formatdate
 from http import HTTPStatus
@@ -23,10 +23,11 @@ import httptools
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from praetor_gateway.http.connection import (
+    ANSWER,
     DRAINED_S,
     LENGTH_DIGITS,
     MAX_HEAD_BYTES,
@@ -48,6 +49,7 @@ KEPT_BYTES = 4096
 DATE_S = 1.0
 CHECKED = frozenset({b"expect", b"transfer-encoding", b"content-length", b"host"})
 """Headers that say something to the server."""
+_EXTENSIONS: dict[str, dict[str, Any]] = {ANSWER: {}}
 STATUSES = {
     HTTPStatus.HTTP_VERSION_NOT_SUPPORTED: ("Invalid HTTP version", "on PRI"),  # the latter begins HTTP/2
     HTTPStatus.NOT_IMPLEMENTED: ("`Transfer-Encoding`", "Empty Transfer-Encoding"),
@@ -161,17 +163,15 @@ class _Output:
         """Write *data*, behind what is kept."""
         if self._ended:
             return
-        if self._keeps:
-            self._keeps = False
-            if not self._kept:
-                self._send_soon(self)
-            self._kept += data
-        elif self._kept:
-            self._kept += data
-            if len(self._kept) > KEPT_BYTES:
-                self.flush()
-        else:
+        if not (self._keeps or self._kept):
             self._transport.write(data)
+            return
+        if not self._kept:
+            self._send_soon(self)
+        self._keeps = False
+        self._kept += data
+        if len(self._kept) > KEPT_BYTES:
+            self.flush()
 
     def flush(self) -> None:
         """Write what is kept."""
@@ -407,6 +407,7 @@ class UvicornConnection(HttpToolsProtocol):
         scope["method"], scope["http_version"] = method.decode("ascii"), version
         scope["path"] = unquote(path) if "%" in path else path
         scope["raw_path"], scope["query_string"] = raw_path, query
+        scope["extensions"] = _EXTENSIONS
         is_next = self._is_answered()
         self.cycle = cycle = self._cycle(version)
         if is_next and not (self._server.needs_task or self.stepping):
@@ -649,12 +650,53 @@ class _Cycle(RequestResponseCycle):
             if not (self.response_complete or self.disconnected):
                 self.transport.close()
 
-    def send(self, message: Any) -> Coroutine[Any, Any, None]:
+    def send(self, message: Any) -> Awaitable[None]:  # type: ignore[override] # all that ASGI promises
+        if message["type"] == ANSWER:
+            if self.flow.write_paused and not self.disconnected:
+                return self._answer_later(message)
+            self._answer(message)
+            return _SENT
         if not self.response_started:
             self.transport.keep()  # type: ignore[attr-defined] # it is an _Output
             if self.more_body:
                 self.keep_alive = False
         return super().send(message)
+
+    async def _answer_later(self, message: Any) -> None:
+        await self.flow.drain()
+        self._answer(message)
+
+    def _answer(self, message: Any) -> None:
+        """Send a whole answer."""
+        if self.disconnected:
+            return
+        if self.response_started:
+            raise RuntimeError("there is an answer already")
+        self.response_started = self.response_complete = True
+        self.waiting_for_100_continue = False
+        self.keep_alive = self.keep_alive and not self.more_body
+        content = [STATUS_LINE[message["status"]]]
+        for name, value in (*self.default_headers, *message["headers"]):
+            content += (name, b": ", value, b"\r\n")
+        content.append(b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
+        if self.scope["method"] != "HEAD":
+            content.append(message["body"])
+        self.transport.keep()  # type: ignore[attr-defined] # it is an _Output
+        self.transport.write(b"".join(content))
+        self.message_event.set()
+        if not self.keep_alive:
+            self.transport.close()
+        self.on_response()
+
+
+class _Sent:
+    """Has nothing to wait for."""
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        yield from ()
+
+
+_SENT = _Sent()
 
 
 def _status_of(why: str) -> HTTPStatus:

@@ -107,9 +107,9 @@ class LivenessTracker:
         """Whether so many devices are silent that we are suspect ourselves."""
         return self._detector is not None and self._detector.suspect
 
-    def heard(self, device: str, *, age: float = 0.0, observer: str = OWN) -> None:
-        """Record that *observer* heard *device* *age* seconds ago."""
-        now = self._clock.monotonic()
+    def heard(self, device: str, *, age: float = 0.0, observer: str = OWN, now: float | None = None) -> None:
+        """Record that *observer* heard *device* *age* seconds ago; *now* is given by who has it already."""
+        now = self._clock.monotonic() if now is None else now
         if observer == OWN:
             self.heard_at[device] = now
             self.untold.add(device)

@@ -30,6 +30,7 @@ from praetor_gateway.fleet.references import Refusal
 from praetor_gateway.fleet.rows import CachedProcess
 from praetor_gateway.fleet.session import FACTS
 from praetor_gateway.liveness.tracker import LivenessTracker
+from praetor_gateway.reports.heartbeats import Heartbeat
 from praetor_gateway.reports.traces import DeviceTraces
 from praetor_gateway.status.findings import too_old, withholds
 from praetor_gateway.status.merge import merge, start_time
@@ -57,9 +58,9 @@ class ReportHandler:
         self._clock = clock
         self._traces = traces
 
-    def heard(self, device: DeclaredDevice) -> None:
-        """Record that a device sent something."""
-        self._liveness.heard(device.name)
+    def heard(self, device: DeclaredDevice, now: float) -> None:
+        """Record that a device sent something just *now*."""
+        self._liveness.heard(device.name, now=now)
 
     def handed(self, device: DeclaredDevice, interval: int) -> None:
         """Record that a device is asked to be heard every *interval* seconds."""
@@ -76,7 +77,7 @@ class ReportHandler:
             return False
         if goes_on and not session.goes_on(poll.boot_id, now):
             return False
-        self._liveness.heard(device.name)
+        self._liveness.heard(device.name, now=now)
         if not goes_on and self._end_duplicate(device):
             self._submit(device)
         return True
@@ -93,9 +94,9 @@ class ReportHandler:
         if not session.is_last_poll(poll.boot_id, poll.number):
             return False
         ordered, known = now >= self._fleet.unordered_until, session.behind
-        behind = ordered and self._is_behind(device, poll)
+        behind = ordered and self._polls_behind(device, poll)
         of_this_boot = known is not None and known[0].boot_id == poll.boot_id
-        if behind and (known is None or not of_this_boot or not self._is_behind(device, known[0])):
+        if behind and (known is None or not of_this_boot or not self._polls_behind(device, known[0])):
             session.behind = known = poll, now
         elif not behind and of_this_boot:  # one of two devices with one name is behind while the other is not
             session.behind = None
@@ -122,7 +123,7 @@ class ReportHandler:
     def report(
         self,
         device: DeclaredDevice,
-        report: Report,
+        report: Report | Heartbeat,
         observations: tuple[Observation, ...],
         access: Refusal | None = None,
     ) -> tuple[Rejected, ...]:
@@ -139,17 +140,20 @@ class ReportHandler:
             return ()
         session.recount_polls()
         order = ReportOrder(clean_text(boot_id), report.revision, goes_on)
-        if self._clock.monotonic() < self._fleet.unordered_until:
+        if now < self._fleet.unordered_until:
             order, session.reported = UNORDERED, None
         self._update_session(device, report, boot_id, order)
-        if order.boot_id and self._is_behind(device, _said(report, order)):
+        if order.boot_id and self._is_behind(device, order.boot_id, *_said(report, order)):
             session.request_all(now)
         return tuple(self._rejected(device, observations, order, access)) if observations else ()
 
-    def _update_session(self, device: DeclaredDevice, report: Report, boot_id: str, order: ReportOrder) -> None:
+    def _update_session(
+        self, device: DeclaredDevice, report: Report | Heartbeat, boot_id: str, order: ReportOrder
+    ) -> None:
         session, known = device.session, device.reported
         if not is_late(known, order):
-            session.agent_version = kept(report.agent_version) or session.agent_version
+            if report.agent_version != session.agent_version:
+                session.agent_version = kept(report.agent_version) or session.agent_version
             session.boot_id = boot_id or session.boot_id
             if report.facts is not None:
                 session.facts = {kept(name): kept(value) for name, value in report.facts.items()}
@@ -185,11 +189,14 @@ class ReportHandler:
         if device.switch is not None:
             self._pending.submit(StatusKey.of(device.switch), AGENT_DEBOUNCE_S)
 
-    def _is_behind(self, device: DeclaredDevice, said: Poll) -> bool:
+    def _polls_behind(self, device: DeclaredDevice, poll: Poll) -> bool:
+        return self._is_behind(device, poll.boot_id, poll.reported, poll.revision)
+
+    def _is_behind(self, device: DeclaredDevice, boot_id: str, reported: int | None, revision: int | None) -> bool:
         """Return whether what the device was promised to be on record is not: a replica ended before it wrote it."""
-        if device.switch is not None and is_behind(device.reported, said.boot_id, said.revision):
+        if device.switch is not None and is_behind(device.reported, boot_id, revision):
             return True
-        return said.reported is not None and sum(self._revisions(device, said.boot_id)) < said.reported
+        return reported is not None and sum(self._revisions(device, boot_id)) < reported
 
     def _revisions(self, device: DeclaredDevice, boot_id: str) -> Iterator[int]:
         for row in device.served:
@@ -258,10 +265,9 @@ def _boot(device: DeclaredDevice, boot_id: str) -> str:
     return kept(boot_id)
 
 
-def _said(report: Report, order: ReportOrder) -> Poll:
-    """Return what a report says to be on record, apart from what it brings."""
-    revision = order.revision if report.facts is None else None
-    return Poll(order.boot_id, 0, None if report.observations else report.reported, revision)
+def _said(report: Report | Heartbeat, order: ReportOrder) -> tuple[int | None, int | None]:
+    """Return what a report says to be on record, apart from what it brings: the sum of revisions, that of the facts."""
+    return None if report.observations else report.reported, order.revision if report.facts is None else None
 
 
 def _is_meant(row: CachedProcess, seen: Observation) -> bool:
