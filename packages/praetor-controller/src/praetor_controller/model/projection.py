@@ -171,8 +171,10 @@ def project_deployment(obj: Mapping[str, Any]) -> DeploymentRow:
         policy = decode(spec, RolloutPolicy)
         matches = compile_selector(policy.selector)
         fact_matches = compile_fact_selector(policy.fact_selector)
-        check_requirements(policy.requirements)
-        check_overrides(overrides)
+        if policy.requirements:
+            check_requirements(policy.requirements)
+        if overrides:
+            check_overrides(overrides)
         fault = _fault(policy, (spec.get("template") or {}).get("spec") or {})
     except DecodeError as e:
         fault = "; ".join(f"spec.{each.path}: {each.message}" for each in e.faults)

@@ -111,7 +111,7 @@ def project_revision(obj: Mapping[str, Any]) -> RevisionRow:
     )
     annotations = metadata.get("annotations") or {}
     started_at = epoch(annotations.get(STARTED_AT_ANNOTATION))
-    number = int(obj.get("revision") or 0)
+    number, recorded = int(obj.get("revision") or 0), annotations.get(WAVES_ANNOTATION)
     return RevisionRow(
         name=metadata["name"],
         namespace=metadata.get("namespace", ""),
@@ -122,7 +122,7 @@ def project_revision(obj: Mapping[str, Any]) -> RevisionRow:
         template=project_template(owner.get("name", ""), template_of(obj), overrides_of(obj)),
         started_at=started_at if started_at is not None else epoch(metadata.get("creationTimestamp")) or 0.0,
         change_cause=clean_text(annotations.get(CHANGE_CAUSE_ANNOTATION) or ""),
-        waves=parse_wave_record(annotations.get(WAVES_ANNOTATION) or "", number),
+        waves=parse_wave_record(recorded, number) if recorded else WaveRecord(number=number),
         rolled_out=_number(annotations.get(ROLLED_OUT_ANNOTATION)),
         rolled_out_before=epoch(annotations.get(ROLLED_OUT_BEFORE_ANNOTATION)),
         terminating=metadata.get("deletionTimestamp") is not None,

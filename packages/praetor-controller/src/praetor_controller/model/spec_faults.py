@@ -20,13 +20,13 @@ def process_fault(process: Mapping[str, Any]) -> str:
     execution, artifact = process.get("execution") or {}, process.get("artifact")
     if execution.get("container") is not None and execution.get("backend") != Backend.CONTAINER:
         return f"execution.container: {CONTAINER_ONLY}"
-    wrong = files_fault(execution.get("files") or ())
-    if wrong is not None:
+    if (files := execution.get("files")) and (wrong := files_fault(files)) is not None:
         return wrong
-    if wrong := env_fault(execution.get("env")) or _field_fault(execution.get("env") or ()):
-        return wrong
-    if exposed := exposed_secret(process):
-        return exposed.removeprefix("spec.")
+    if env := execution.get("env"):
+        if wrong := env_fault(env) or _field_fault(env):
+            return wrong
+        if exposed := exposed_secret(process):
+            return exposed.removeprefix("spec.")
     check = process.get("healthCheck")
     if check is not None and sum(check.get(kind) is not None for kind in ("exec", "httpGet", "tcpSocket")) != 1:
         return f"healthCheck: {ONE_CHECK}"

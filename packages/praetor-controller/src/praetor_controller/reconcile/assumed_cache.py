@@ -9,7 +9,7 @@ backup, whose versions are older ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Generic, Protocol, TypeVar
 
@@ -53,10 +53,10 @@ class Informers(Generic[T]):
         informer = self._of(key.namespace)
         return informer.get(key) if informer else None
 
-    def by_index(self, name: str, value: str) -> Iterable[T]:
+    def by_index(self, name: str, value: str) -> Sequence[T]:
         """Return the rows that the index *name* files under *value*."""
-        for informer in self.all():
-            yield from informer.by_index(name, value)
+        found = [informer.by_index(name, value) for informer in self.all()]
+        return found[0] if len(found) == 1 else [row for rows in found for row in rows]
 
     def all_keys(self) -> list[Key]:
         return [key for informer in self.all() for key, _ in informer.items()]  # noqa: PERF102 - not a dict
@@ -151,7 +151,7 @@ class AssumedCache(Informers[R]):
         assumed, shown = self._assumed.get(key), super().get(key)
         return tuple(row for row in (assumed.row if assumed is not None else None, shown) if row is not None)
 
-    def by_index(self, name: str, value: str) -> Iterable[R]:
+    def by_index(self, name: str, value: str) -> Sequence[R]:
         shown = super().by_index(name, value)
         return self._newest_of(shown, self._indexes[name], value) if self._assumed else shown
 
@@ -191,22 +191,24 @@ class AssumedCache(Informers[R]):
             return shown
         return None if assumed.deleted else assumed.row
 
-    def _newest_of(self, shown: Iterable[R], values_of: Callable[[R], Iterable[str]], value: str) -> Iterator[R]:
+    def _newest_of(self, shown: Iterable[R], values_of: Callable[[R], Iterable[str]], value: str) -> list[R]:
         names = {key.name for key in self._assumed}  # most rows are not among them, and need not be looked up by key
         seen: set[Key] = set()
+        found: list[R] = []
         for row in shown:
             if row.name not in names:
-                yield row
+                found.append(row)
                 continue
             key = _key(row)
             seen.add(key)
             newest = self._newest(key, row)
             if newest is not None and value in values_of(newest):
-                yield newest
+                found.append(newest)
         for key in self._assumed.keys() - seen:
             newest = self.get(key)
             if newest is not None and value in values_of(newest):
-                yield newest
+                found.append(newest)
+        return found
 
 
 def _key(row: Row) -> Key:

@@ -20,14 +20,16 @@ class DeviceInformers(Informers[DeviceRow]):
     def __init__(self, by_kind: Mapping[DeviceKind, Informers[DeviceRow]]) -> None:
         super().__init__(())
         self._by_kind = by_kind
+        self._of_kind = {kind: tuple(informers.all()) for kind, informers in by_kind.items()}
+        self._all = [informer for informers in self._of_kind.values() for informer in informers]
         self._absent: set[DeviceKind] = set()
         self._found: list[Callable[[], None]] = []
-        for kind, informers in by_kind.items():
-            for informer in informers.all():
+        for kind, informers in self._of_kind.items():
+            for informer in informers:
                 informer.add_list_handler(partial(self._on_list, kind))
 
     def all(self) -> Iterable[Informer[DeviceRow]]:
-        return [informer for informers in self._by_kind.values() for informer in informers.all()]
+        return self._all
 
     def is_current(self, namespace: str) -> bool:
         return all(informers.is_current(namespace) for informers in self._by_kind.values())
@@ -49,8 +51,8 @@ class DeviceInformers(Informers[DeviceRow]):
         """Return the kinds that the cluster does not have, or that we may not read."""
         found = frozenset(
             kind
-            for kind, informers in self._by_kind.items()
-            if any(informer.absent is not None for informer in informers.all())
+            for kind, informers in self._of_kind.items()
+            if any(informer.absent is not None for informer in informers)
         )
         self._absent |= found
         return found

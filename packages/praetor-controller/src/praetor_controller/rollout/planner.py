@@ -185,6 +185,8 @@ def _stop(
     snapshot: Snapshot, assignment: Assignment, updated: Updated, at: float
 ) -> tuple[Stop | None, float, WaveRecord]:
     deployment, current = snapshot.deployment, snapshot.current
+    if deployment.policy.failure_policy is None:
+        return None, math.inf, snapshot.wave_record
     can_roll_back = current is not None and current.revision != deployment.template.revision
     judged_since = snapshot.judged_since if snapshot.gateway is GatewayState.JUDGING else None
     record = snapshot.wave_record
