@@ -4,7 +4,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given, settings
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from praetor_agent.core import files, reboot, refresh, restart, rollback
 from praetor_agent.core.allowances import Allowances
+from praetor_agent.core.faults import fault, known_faults
 from praetor_agent.core.health import Health
 from praetor_agent.core.model import (
     ArtifactState,
@@ -1463,12 +1464,16 @@ def test_an_error_in_the_decision_on_one_process_is_said_of_it_and_spares_the_ot
 ) -> None:
     other = item(uid="uid-2")
     bad = InvalidItem(uid=UID, namespace="net", name="fw", spec_hash="", faults=(Fault("spec", "is required"),))
-    items = (item("v1"), other) if desired == "wanted" else (other,)
+    checked = item("v1")
+    checked = replace(
+        checked, spec=replace(checked.spec, health_check=HealthCheck(exec=ExecProbe(command=("/bin/c",))))
+    )
+    items = (checked, other) if desired == "wanted" else (other,)
     goal = wanted(*items, invalid=(bad,) if desired == "unreadable" else ())
     ended = {UID: running(), "uid-2": replace(dead(1), uid="uid-2")}
     device = ObservedDevice(boot_id=BOOT, observed=ended, health=Troubled(), freeze=freeze)
     second = replace(record(other), uid="uid-2", name="other")
-    decision = reconcile(goal, device, {UID: record(), "uid-2": second}, 100.0)
+    decision = reconcile(goal, device, {UID: record(checked), "uid-2": second}, 100.0)
     assert decision.memory["uid-2"].stage is ProcessStage.WAITING
     if desired == "withdrawn" and freeze is None:
         assert [type(action) for action in decision.actions] == [Stop]  # which asks for no health
@@ -1476,7 +1481,7 @@ def test_an_error_in_the_decision_on_one_process_is_said_of_it_and_spares_the_ot
     failure = decision.memory[UID].failure
     assert failure is not None
     assert "the agent cannot handle it: KeyError (test_agent_reconcile.py:" in failure.message
-    assert (decision.memory[UID].current, "hunter2" in failure.message) == (record().current, False)
+    assert (decision.memory[UID].current, "hunter2" in failure.message) == (record(checked).current, False)
 
 
 def test_what_cannot_be_seen_is_neither_ended_nor_started_nor_removed() -> None:
@@ -1491,3 +1496,14 @@ def test_what_cannot_be_seen_is_neither_ended_nor_started_nor_removed() -> None:
                 assert decision.memory[UID].failure == Failure(
                     reason=FailureReason.BACKEND_UNAVAILABLE, message="not known"
                 )
+
+
+def test_a_fault_is_found_once_but_for_what_is_known_only_beside_the_version_that_runs() -> None:
+    wrong = replace(item(uid="wrong"), spec=replace(item().spec, health_check=HealthCheck()))
+    kept, broken = replace(wrong, uid="kept", kept_files=("r",)), replace(wrong, uid="broken", spec=cast("Any", None))
+    known = known_faults((item(), wrong, kept, broken))
+    assert known == {UID: None, "wrong": fault(wrong)}
+    assert known["wrong"] is not None
+    decision = reconcile(wanted(item(), wrong), ObservedDevice(boot_id=BOOT), {}, 100.0, {UID: "is known"})
+    failures = {uid: record.failure.message for uid, record in decision.memory.items() if record.failure is not None}
+    assert failures == {UID: "is known", "wrong": known["wrong"]}

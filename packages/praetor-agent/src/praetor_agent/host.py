@@ -45,7 +45,7 @@ OUTPUT_CHARACTERS = 2000
 
 
 class Host:
-    """The backends that can be used, and why the others cannot."""
+    """The backends that can be used, and why the others cannot. *has_artifacts* is whether any process has one."""
 
     def __init__(
         self,
@@ -60,6 +60,8 @@ class Host:
         self.fetcher = fetcher
         self._masking = masking or Masking()
         self._files = files
+        self._collected: Collection[str] | None = None
+        self.has_artifacts = True  # until it is known that there are none
         self._allowances = allowances
         self.boot_id = boot_id
         self._backends = backends
@@ -90,7 +92,7 @@ class Host:
         for uid in unseen:
             observed.pop(uid, None)
         self._log_unseen(unseen)
-        artifacts = self.fetcher.states()
+        artifacts = self.fetcher.states() if self.has_artifacts else {}
         unavailable = {**self._unavailable, **silent}
         return ObservedDevice(
             boot_id=self.boot_id,
@@ -114,7 +116,11 @@ class Host:
         if path and not Path(path).exists():
             raise ArtifactGone(f"the artifact {path} is gone from this device")
         log.info("starting process namespace=%s name=%s hash=%s", item.namespace, item.name, item.spec_hash)
-        if self._files is not None and not action.as_they_are:
+        if (
+            self._files is not None
+            and not action.as_they_are
+            and (item.spec.execution.files or self._files.ledger.entries)
+        ):
             self._files.write(item)
             self._files.signalled(item.uid)  # it reads them now
         self._backends[item.spec.execution.backend].start(self._command_of(action.revision, at_boot=action.at_boot))
@@ -167,18 +173,21 @@ class Host:
 
     def edited_files(self, uids: Iterable[str]) -> frozenset[str]:
         """Return those of *uids* whose files were changed on the device."""
-        return frozenset(filter(self._is_edited, uids))
+        if self._files is None or not self._files.ledger.entries:
+            return frozenset()
+        return frozenset(uid for uid in uids if self._is_edited(self._files, uid))
 
-    def _is_edited(self, uid: str) -> bool:
+    def _is_edited(self, files: FileStore, uid: str) -> bool:
         try:
-            return self._files is not None and self._files.edited(uid)
+            return files.edited(uid)
         except Exception:  # to write them again meets the same, and says so of this process alone
             return True
 
     def collect_files(self, used: Collection[str]) -> None:
         """Remove the files of all processes whose uid is not in *used*."""
-        if self._files is not None:
+        if self._files is not None and (self._files.ledger.entries or used != self._collected):
             self._files.collect(used)
+            self._collected = used
 
     def tail(self, record: Record) -> str:
         """Return the end of what the process wrote, fit for display and without values of Secrets.
@@ -202,7 +211,14 @@ class Host:
 
     def files_of(self, item: DesiredItem) -> str:
         """Return the path of the own directory of *item*; "" if it has no files."""
-        return self._files.directory_of(item) if self._files is not None else ""
+        return self._files.directory_of(item) if self._files is not None and item.spec.execution.files else ""
+
+    def keep_artifacts(self, items: Collection[DesiredItem], memory: Memory) -> None:
+        """Forget all artifacts but those of *items*; those that *memory* names are not removed for others."""
+        some = any(item.spec.artifact is not None for item in items)
+        if some or self.has_artifacts:
+            self.fetcher.keep(items, artifacts_of(memory))
+        self.has_artifacts = some
 
 
 def revisions_of(memory: Memory) -> list[Revision]:

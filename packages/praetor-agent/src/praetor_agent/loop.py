@@ -12,6 +12,7 @@ from pathlib import Path
 from praetor_agent.backends.probes import Probes
 from praetor_agent.clock import PROGRESS, Clock, Waker, rfc3339
 from praetor_agent.core import restart
+from praetor_agent.core.faults import known_faults
 from praetor_agent.core.health import Health
 from praetor_agent.core.masking import Masking
 from praetor_agent.core.model import Failure, FailureReason, Memory, ObservedDevice, Record, View
@@ -24,6 +25,7 @@ from praetor_agent.link.reporter import Reporter
 from praetor_agent.state import Received, State, read_freeze
 from praetor_api.backports import dataclass
 from praetor_api.conditions import PROVING_SECONDS
+from praetor_api.protocol import DesiredItem
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +72,7 @@ class Loop:
         self._retry_at: float | None = None
         self._repaired: set[str] = set()
         self._failures: dict[str, Failure] = {}
+        self._faults = known_faults(self._desired_items())
         self._shown = View()
         self._crashed = False
         self._stopping = False
@@ -84,13 +87,13 @@ class Loop:
         PROGRESS.set(self._progress)
         while not self._stopping:
             wake_at, pids = self._guarded_step()
-            self._progress()
             while not self._waited(wake_at, pids):
                 self._save_view()
         self._deps.probes.close()
 
     def _waited(self, wake_at: float, pids: tuple[int, ...]) -> bool:
         """Wait until then; return False if all that is new is to be shown."""
+        self._progress()
         return self._stopping or self._deps.waker.wait(wake_at - self._deps.clock.now(), pids)
 
     def _guarded_step(self) -> tuple[float, tuple[int, ...]]:
@@ -114,10 +117,10 @@ class Loop:
         self._repaired.clear()
         self._failures.clear()
         self._receive()
-        self._learn_secrets()
+        items = (*self._desired_items(), *(revision.item for revision in revisions_of(self._memory)))
+        self._learn_secrets(items)
         if self._received is not None:  # first, so that a download makes no room at the cost of what is in use
-            items = (*self._received.desired.items, *(revision.item for revision in revisions_of(self._memory)))
-            self._deps.host.fetcher.keep(items, artifacts_of(self._memory))
+            self._deps.host.keep_artifacts(items, self._memory)
         wakes: list[float | None] = []
         device, ask_at = self._observe(), None
         before = _verdicts(self._deps.probes)
@@ -131,20 +134,25 @@ class Loop:
         desired = self._received.desired if self._received is not None else None
         self._deps.reporter.offer(desired, self._memory, device, probes.health, ask_at)
         self._save_view()
+        learned = before != _verdicts(probes)
         now = self._deps.clock.now()
-        if before != _verdicts(probes):
+        retry_at = self._deps.host.fetcher.next_at(now) if self._deps.host.has_artifacts else None
+        if learned:
             wakes.append(now)  # what this pass learned may change the decision
         if device.freeze is not None or device.persistence_error is not None:
             solved = device.freeze is None and self._persistence_error() is None
             wakes.append(now if solved else now + RETRY_SECONDS)
-        wakes += [self._retry_at, self._deps.host.fetcher.next_at(now), now + IDLE_SECONDS]
+        wakes += [self._retry_at, retry_at, now + IDLE_SECONDS]
         pids = tuple(seen.watch for seen in device.observed.values() if seen.watch is not None)
-        return min(at for at in wakes if at is not None), (*pids, *probes.pids())
+        return min(at for at in wakes if at is not None), (*pids, *(probes.pids() if probes.health else ()))
 
-    def _learn_secrets(self) -> None:
-        """Know what must not be said of the versions that are to run, run, or may run again."""
-        items = self._received.desired.items if self._received is not None else ()
-        self._deps.masking.learn((*items, *(revision.item for revision in revisions_of(self._memory))))
+    def _desired_items(self) -> tuple[DesiredItem, ...]:
+        return self._received.desired.items if self._received is not None else ()
+
+    def _learn_secrets(self, items: tuple[DesiredItem, ...]) -> None:
+        """Know what must not be said of *items*, the versions that are to run, run, or may run again."""
+        if self._deps.masking.texts or any(item.values or item.file_values for item in items):
+            self._deps.masking.learn(items)
 
     def _save_view(self) -> None:
         """Store for `praetor-agent status` what only this agent knows."""
@@ -160,23 +168,27 @@ class Loop:
 
     def _observe(self) -> ObservedDevice:
         seen = self._deps.host.observe()
-        self._progress()
-        return replace(
+        edited_files = self._deps.host.edited_files(seen.observed)
+        file_problems = self._file_problems()
+        persistence_error = self._persistence_error()
+        device = replace(
             seen,
             health=dict(self._deps.probes.health),
             freeze=read_freeze(self._deps.freeze_file),
             confirmed=self._deps.state.confirmed(self._memory),
             heard_at=self._deps.reporter.heard_at,
-            persistence_error=self._persistence_error(),
+            persistence_error=persistence_error,
             proving_seconds=self._deps.proving_seconds,
-            file_problems=self._file_problems(),
-            edited_files=self._deps.host.edited_files(seen.observed),
+            file_problems=file_problems,
+            edited_files=edited_files,
         )
+        self._progress()
+        return device
 
     def _file_problems(self) -> dict[str, Failure]:
         """Return by uid why the files of a version that does not run yet cannot be written."""
-        items = self._received.desired.items if self._received is not None else ()
-        known = {uid: record.spec_hash for uid, record in self._memory.items()}
+        items = [item for item in self._desired_items() if item.spec.execution.files]
+        known = {item.uid: self._memory[item.uid].spec_hash for item in items if item.uid in self._memory}
         found = {
             item.uid: self._deps.host.file_problem(item) for item in items if known.get(item.uid) != item.spec_hash
         }
@@ -198,7 +210,7 @@ class Loop:
             log.info("desired state changed items=%d etag=%s", items, latest.etag)
         elif latest is None or _DESIRED not in self._persistence_errors:
             return
-        self._received = latest
+        self._received, self._faults = latest, known_faults(latest.desired.items)
         self._persist(_DESIRED, lambda: self._deps.state.save_desired(self._device, latest))
 
     def _converge(self, received: Received, device: ObservedDevice) -> tuple[ObservedDevice, Decision]:
@@ -223,7 +235,7 @@ class Loop:
         return device, decision
 
     def _decide(self, received: Received, device: ObservedDevice) -> Decision:
-        decision = reconcile(received.desired, device, self._memory, self._deps.clock.now())
+        decision = reconcile(received.desired, device, self._memory, self._deps.clock.now(), self._faults)
         self._log_rollbacks(decision.memory)
         self._remember(self._with_output(decision.memory))
         return decision
@@ -231,7 +243,9 @@ class Loop:
     def _with_output(self, memory: Memory) -> Memory:
         """Return *memory* with the output of each run that ended, which the next run would overwrite."""
         return {
-            uid: replace(record, output_tail=self._deps.host.tail(record)) if restart.wants_output(record) else record
+            uid: replace(record, output_tail=self._deps.host.tail(record))
+            if record.termination_reason is not None and restart.wants_output(record)
+            else record
             for uid, record in memory.items()
         }
 

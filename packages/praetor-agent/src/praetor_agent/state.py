@@ -320,14 +320,14 @@ class State:
         self._written = None  # if writing fails, the next call tries again
         if flush:
             self._flushed = None  # and flushes, whatever it stores: what a power cut would find then is unknown
-        records = [write(memory[uid]) for uid in sorted(memory)]
+        records = [*map(write, map(memory.__getitem__, sorted(memory)))]
         items = (each.item for record in memory.values() for each in (record.current, record.last_good) if each)
         self._save(self._memory, {"format": FORMAT, "records": records}, items, flush=flush)
         self._written, self._flushed = dict(memory), kept
 
     def _save(self, file: JsonFile, value: object, items: Iterable[DesiredItem], *, flush: bool = True) -> None:
         """Store *value*, which has *items*; a Secret that none of them has any more is in no version of *file* then."""
-        now = frozenset(text for item in items for text in secret_values(item))
+        now = frozenset(text for item in items if item.values or item.file_values for text in secret_values(item))
         before = self._secrets.get(file)
         gone = file.mentions(_SECRET_REFERENCE) if before is None else not before <= now
         if before is not None:

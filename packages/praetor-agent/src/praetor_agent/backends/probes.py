@@ -76,6 +76,8 @@ class Probes:
         for uid in set(self.health) - set(checked):
             self._prober.forget(uid)
             del self.health[uid]
+        if not checked:
+            return None
         now = self._clock.now()
         results = self._prober.results(now)
         for uid, (handle, revision, check) in checked.items():
@@ -135,15 +137,15 @@ class Probes:
 
 def _checked(memory: Memory, device: ObservedDevice) -> Iterator[tuple[str, str, Revision, HealthCheck]]:
     for uid, record in memory.items():
-        post_check = reboot.check_of(record)
+        post_check = reboot.check_of(record) if record.checking else None
         if record.current is not None and post_check is not None:
             yield uid, reboot.check_handle(record), record.current, post_check
             continue
         seen = device.observed.get(uid)
-        if record.current is None or seen is None or not seen.running or seen.spec_hash != record.mark:
+        check = record.current.item.spec.health_check if record.current is not None else None
+        if record.current is None or check is None or seen is None or not seen.running:
             continue
-        check = record.current.item.spec.health_check
-        if check is not None:
+        if seen.spec_hash == record.mark:
             yield uid, seen.handle or "", record.current, check
 
 

@@ -19,18 +19,17 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import IO
 
 from praetor_agent.backends import procfs, resources
 from praetor_agent.backends.command import Command, Identity, identity_of, shown
-from praetor_agent.backends.protocol import guarded
+from praetor_agent.backends.protocol import unseen
 from praetor_agent.core.masking import ending
 from praetor_agent.core.model import Observed, TerminationReason
 from praetor_agent.core.restart import START_ERROR_EXIT_CODE, reason_of
 from praetor_agent.errors import BackendError, StartError
-from praetor_agent.state import read_text, replace_file
+from praetor_agent.state import replace_file
 from praetor_api.backports import dataclass
 from praetor_api.spec import Backend
 
@@ -69,7 +68,13 @@ class ProcessBackend:
         self._log_bytes = log_bytes
 
     def observe(self) -> Mapping[str, Observed]:
-        return {run.uid: guarded(run.uid, self.name, partial(self._seen, place, run)) for place, run in self._runs()}
+        found = {}
+        for place, run in self._runs():
+            try:
+                found[run.uid] = self._seen(place, run)
+            except Exception as e:  # it must not hide the other processes
+                found[run.uid] = unseen(run.uid, self.name, e)
+        return found
 
     def start(self, command: Command) -> None:
         identity = identity_of(command.user)
@@ -211,10 +216,10 @@ class ProcessBackend:
 
     def _seen(self, place: Path, run: Run) -> Observed:
         supervised = run.boot_id == self._boot_id and procfs.is_running(*run.shim)
-        alive = self._is_alive(run)
+        alive = run.boot_id == self._boot_id and procfs.is_running(*run.process)
         if alive and not supervised and (place / "output").is_fifo():
             self._take_over(place)
-        word, _, rest = read_text(place / "exit").partition(" ")
+        word, _, rest = _text(place / "exit").partition(" ")
         alive = alive or (supervised and not word)  # it ended, and its shim is about to write how
         code, reason, error = None, None, None
         if not alive:
@@ -231,7 +236,7 @@ class ProcessBackend:
             termination_reason=reason,
             error=error,
             unlimited=run.unlimited,
-            renamed=bool(self._device) and read_text(place / "device") not in ("", self._device),
+            renamed=bool(self._device) and _text(place / "device") not in ("", self._device),
             mark=f"process {run.process[0]} in {place}",
         )
 
@@ -240,9 +245,10 @@ class ProcessBackend:
 
     def _kill_leftovers(self, uid: str) -> None:
         """Kill what carries the marker of *uid* except its shim: descendants that left the process group."""
-        run = _read_run(self.place(uid))
+        place = self.place(uid)
+        run = _read_run(place)
         shim = run.shim[0] if run is not None and procfs.is_running(*run.shim) else None
-        for pid in procfs.marked(uid, self.place(uid)):
+        for pid in procfs.marked(uid, place):
             if pid not in (shim, os.getpid()):
                 with suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, signal.SIGKILL)
@@ -288,8 +294,16 @@ def _pass_on(file: IO[bytes], path: Path | None) -> None:
             time.sleep(FOLLOW_SECONDS)
 
 
+def _text(path: Path) -> str:
+    """Return the text of a file, or "" if it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
 def _read_run(place: Path) -> Run | None:
-    lines = read_text(place / "run").split("\n")
+    lines = _text(place / "run").split("\n")
     try:
         uid, spec_hash, boot_id, process, shim, *rest = lines
         pid, ticks = map(int, process.split())

@@ -147,8 +147,13 @@ def guarded(uid: str, backend: BackendName, look: Callable[[], Observed]) -> Obs
     try:
         return look()
     except Exception as e:
-        why = str(e) if isinstance(e, BackendError) else unforeseen(e)
-        return Observed(uid=uid, backend=backend, spec_hash="", running=False, unseen=why)
+        return unseen(uid, backend, e)
+
+
+def unseen(uid: str, backend: BackendName, error: Exception) -> Observed:
+    """Return what is known of the process *uid*, which *error* hides."""
+    why = str(error) if isinstance(error, BackendError) else unforeseen(error)
+    return Observed(uid=uid, backend=backend, spec_hash="", running=False, unseen=why)
 
 
 def call(*command: str, timeout: float = CALL_SECONDS, env: Mapping[str, str] | None = None) -> str:

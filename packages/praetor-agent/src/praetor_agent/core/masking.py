@@ -35,11 +35,11 @@ _TEXTS = (
 
 
 class Masking:
-    """Replaces values of Secrets in texts by MASK. It knows those of the processes that it was told of last."""
+    """Replaces values of Secrets, *texts*, by MASK. It knows those of the processes that it was told of last."""
 
     def __init__(self, items: Iterable[DesiredItem] = ()) -> None:
         self._known: dict[str, frozenset[str]] = {}
-        self._texts: tuple[str, ...] = ()
+        self.texts: tuple[str, ...] = ()
         self.learn(items)
 
     def learn(self, items: Iterable[DesiredItem]) -> None:
@@ -55,17 +55,17 @@ class Masking:
             found[uid] = both if len(both) <= MOST_KEPT else texts
         if found != self._known:
             self._known = found
-            self._texts = tuple({text for texts in found.values() for text in texts})
+            self.texts = tuple({text for texts in found.values() for text in texts})
 
     def __call__(self, text: str, *, cut: bool = False) -> str:
         """Return *text* without values of Secrets; never a longer one.
 
         With *cut* it is the end of a longer text, which may begin within such a value.
         """
-        spans = [(at, at + len(secret)) for secret in self._texts for at in _places(secret, text)]
+        spans = [(at, at + len(secret)) for secret in self.texts for at in _places(secret, text)]
         if cut:
             begin = len(text) - len(text.lstrip("\ufffd"))  # of a character that was cut in two
-            begun = max((_begun(secret, text, begin) for secret in self._texts), default=0)
+            begun = max((_begun(secret, text, begin) for secret in self.texts), default=0)
             spans += [(0, begin + begun)] if begun else []
         if not spans:
             return text

@@ -10,12 +10,13 @@ is started, because the next agent would not know of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Optional, Union
 
-from praetor_agent.core import allowances, environment, files, health, reboot, refresh, restart, rollback
+from praetor_agent.core import environment, files, reboot, refresh, restart, rollback
+from praetor_agent.core.faults import fault
 from praetor_agent.core.model import (
     Failure,
     FailureReason,
@@ -91,6 +92,9 @@ class Refresh:
 _NAMED = 3
 """How many processes a message names."""
 
+Faults: TypeAlias = Mapping[str, Optional[str]]
+_UNKNOWN: Faults = {}
+
 Action: TypeAlias = Union[Fetch, Start, Stop, Remove, Repair, Refresh]
 
 
@@ -107,17 +111,21 @@ class Decision:
     ask_at: Optional[float] = None
 
 
-def reconcile(desired: Desired, device: ObservedDevice, memory: Memory, now: float) -> Decision:
-    """Return what brings the device one safe step closer to *desired*."""
-    memory = reboot.counted(memory, device.boot_id)
-    steps = [*_wanted(desired, device, memory, now)]
+def reconcile(
+    desired: Desired, device: ObservedDevice, memory: Memory, now: float, faults: Faults = _UNKNOWN
+) -> Decision:
+    """Return what brings the device one safe step closer to *desired*; *faults* are known already, by uid."""
+    if any(record.boot_id != device.boot_id for record in memory.values()):
+        memory = reboot.counted(memory, device.boot_id)
+    steps = [*_wanted(desired, device, memory, now, faults)]
     kept = {step.record.uid for step in steps}
     known = {uid for uid, seen in device.observed.items() if not seen.unknown}  # what others started is left alone
     named = bool(desired.items or desired.invalid)
     leaving = (memory.get(uid) or Record(uid=uid) for uid in sorted({*memory, *known} - kept))
     steps += [_guarded(record, partial(_retire, record, device, now, named=named)) for record in leaving]
     wakes = [step.wake_at for step in steps if step.wake_at is not None]
-    asks = [at for step in steps if (at := rollback.ask_at(step.record, device)) is not None]
+    waiting = [step.record for step in steps if step.record.confirmation is not None]
+    asks = [at for record in waiting if (at := rollback.ask_at(record, device)) is not None]
     return Decision(
         actions=tuple(action for step in steps for action in step.actions),
         memory={step.record.uid: _numbered(step.record, memory) for step in steps if not step.forget},
@@ -129,7 +137,9 @@ def reconcile(desired: Desired, device: ObservedDevice, memory: Memory, now: flo
 def _numbered(record: Record, memory: Memory) -> Record:
     """Return the record with the next number if another version of it began in this pass."""
     before = memory.get(record.uid)
-    if record.current is None or (before is not None and before.spec_hash == record.spec_hash):
+    if record.current is None or (before is not None and before.current == record.current):
+        return record
+    if before is not None and before.spec_hash == record.spec_hash:
         return record
     return replace(record, trial=1 + max((known.trial for known in memory.values()), default=0))
 
@@ -142,7 +152,7 @@ class _Step:
     forget: bool = False
 
 
-def _wanted(desired: Desired, device: ObservedDevice, memory: Memory, now: float) -> Iterator[_Step]:
+def _wanted(desired: Desired, device: ObservedDevice, memory: Memory, now: float, faults: Faults) -> Iterator[_Step]:
     wanted = {item.uid for item in desired.items}
     leaving = {
         (record.namespace, record.name): unknown(record, device)
@@ -155,7 +165,7 @@ def _wanted(desired: Desired, device: ObservedDevice, memory: Memory, now: float
     for item in desired.items:
         record = memory.get(item.uid) or _adopted(item, device.observed.get(item.uid))
         record = replace(record, namespace=item.namespace, name=item.name)
-        step = _guarded(record, partial(_step, item, record, device, now))
+        step = _guarded(record, partial(_step, item, record, device, now, faults))
         key, starts = (item.namespace, item.name), any(isinstance(action, Start) for action in step.actions)
         if starts and key in leaving:
             # deleted and created again under the same name: the two must not run side by side
@@ -209,26 +219,28 @@ _PENDING = (
 )
 
 
-def _step(item: DesiredItem, record: Record, device: ObservedDevice, now: float) -> _Step:
-    whole = files.completed(item, record.current.item if record.current is not None else None)
+def _step(item: DesiredItem, record: Record, device: ObservedDevice, now: float, faults: Faults) -> _Step:
+    old = record.current.item if record.current is not None else None
+    whole = files.completed(item, old) if item.kept_files else item
     if whole is None:
         kept = rollback.judged(_caught_up(record, device, now), device, now)
         why = Failure(reason=FailureReason.REFERENCE_PENDING, message=_PENDING.format(", ".join(item.kept_files or ())))
         return _fall_back(replace(kept, failure=why), device, now)
     item = whole
-    if record.current is not None and record.spec_hash == item.spec_hash:
+    newest = record.spec_hash == item.spec_hash
+    if record.current is not None and newest:
         record = replace(record, current=_as_started(record.current, item))
     record = rollback.judged(_caught_up(record, device, now), device, now)
     gave_up = record.rollback is not None and record.rollback.spec_hash == item.spec_hash
     if gave_up or device.freeze is not None:
         return _fall_back(record, device, now)
-    why_not = _why_not(item, record, device)
+    why_not = _why_not(item, record, device, faults)
     if why_not is not None:
         return _fall_back(replace(record, failure=why_not), device, now)
-    if record.current and record.spec_hash == item.spec_hash and _startable(record.current, device):
+    if record.current and newest and _startable(record.current, device):
         revision = replace(record.current, item=replace(item, spec_hash=record.current.item.spec_hash))
         return _supervise(revision, _settled(record), device, now)
-    placed = refresh.target(Revision(item=item), record, device.observed.get(item.uid))
+    placed = _placed(Revision(item=item), record, device.observed.get(item.uid))
     if placed is not None:
         return _supervise(placed, _settled(record), device, now)
     if item.spec.artifact is None:
@@ -244,33 +256,36 @@ def _step(item: DesiredItem, record: Record, device: ObservedDevice, now: float)
 
 def _as_started(revision: Revision, item: DesiredItem) -> Revision:
     """Return *revision* as *item* describes it now, but for the mark, values and contents that it has."""
+    if revision.item == item:
+        return revision
     return replace(revision, item=refresh.as_started(revision, item))
 
 
-def _why_not(item: DesiredItem, record: Record, device: ObservedDevice) -> Failure | None:
+def _placed(revision: Revision, record: Record, seen: Observed | None) -> Revision | None:
+    """Return what the running process becomes by the files of *revision* alone; None if it has none to write."""
+    item = revision.item
+    if not item.spec.execution.files and item.file_values is None:
+        return None
+    return refresh.target(revision, record, seen)
+
+
+def _why_not(item: DesiredItem, record: Record, device: ObservedDevice, faults: Faults) -> Failure | None:
     silent = device.unavailable.get(item.spec.execution.backend)
     reason = silent or device.unseen.get(item.uid) or unknown(record, device)
     if reason is not None:
         return Failure(reason=FailureReason.BACKEND_UNAVAILABLE, message=reason)
-    spec = item.spec
-    checks = (
-        reboot.fault(spec),
-        health.fault(spec.health_check),
-        allowances.fault(spec.execution),
-        files.fault(item),
-        environment.fault(item),
-    )
-    fault = next(filter(None, checks), None)
-    if fault is not None:
-        return Failure(reason=FailureReason.INVALID_SPEC, message=fault)
-    refusal = device.allowances.refusal(spec.execution.container)
+    wrong = faults[item.uid] if item.uid in faults else fault(item)
+    if wrong is not None:
+        return Failure(reason=FailureReason.INVALID_SPEC, message=wrong)
+    container = item.spec.execution.container
+    refusal = device.allowances.refusal(container) if container is not None else None
     if refusal is not None:
         return Failure(reason=FailureReason.NOT_ALLOWED, message=refusal)
-    old = record.current is not None or record.uid in device.observed
-    changes = old and record.spec_hash != item.spec_hash
     if item.uid in device.file_problems and record.spec_hash != item.spec_hash:
         return device.file_problems[item.uid]
-    return _not_kept("not changed", device) if changes and device.persistence_error is not None else None
+    if device.persistence_error is None or (record.current is None and record.uid not in device.observed):
+        return None
+    return _not_kept("not changed", device) if record.spec_hash != item.spec_hash else None
 
 
 def unknown(record: Record, device: ObservedDevice) -> str | None:
@@ -365,7 +380,8 @@ def _withdraw(record: Record, device: ObservedDevice, now: float) -> _Step:
 def _caught_up(record: Record, device: ObservedDevice, now: float) -> Record:
     """Return the record updated by what is observed of the current revision."""
     current, seen = record.current, device.observed.get(record.uid)
-    record = reboot.decided(record, device.health.get(record.uid))
+    if record.checking:
+        record = reboot.decided(record, device.health.get(record.uid))
     if current is None or record.stop_deadline is not None:
         return record
     if current.item.spec.execution.backend in device.unavailable or record.uid in device.unseen:
@@ -394,7 +410,7 @@ def _supervise(revision: Revision, record: Record, device: ObservedDevice, now: 
     if seen is not None and seen.running:
         if record.current is None and _is_of(revision, seen):  # memory did not know it
             record = replace(record, current=replace(revision, item=refresh.unwritten(item)))
-        placed = refresh.target(revision, record, seen) if record.stop_deadline is None else None
+        placed = _placed(revision, record, seen) if record.stop_deadline is None else None
         if placed is not None and record.current is not None:
             kept = _keep(record.current, record, device, now)
             return replace(kept, actions=(Refresh(revision=placed),))
@@ -434,6 +450,8 @@ def _keep(revision: Revision, record: Record, device: ObservedDevice, now: float
 
 
 def _repairs(revision: Revision, record: Record, seen: Observed, device: ObservedDevice) -> tuple[Action, ...]:
+    if seen.at_boot is None and not seen.edited:
+        return ()
     at_boot = _at_boot(revision, record)
     # an adopted process lacks its artifact's path, which the definition contains
     stale = seen.at_boot is not None and (seen.renamed or seen.unknown or (at_boot and not seen.at_boot))

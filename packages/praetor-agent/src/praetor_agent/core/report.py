@@ -74,7 +74,13 @@ def observation(
     running = seen is not None and seen.running and seen.spec_hash == record.mark
     completed = record.stage is ProcessStage.COMPLETED and record.exit_code is not None
     failure = record.failure
-    error = reboot.outcome(record) if failure is None else failure.message
+    error = (
+        failure.message
+        if failure is not None
+        else reboot.outcome(record)
+        if record.stage is ProcessStage.COMPLETED
+        else None
+    )
     if failure is not None and failure.reason in WAITS:
         error = None  # to wait is no failure
     if error is None and health is not None and health.healthy is False:
@@ -126,7 +132,7 @@ def _warnings(record: Record, seen: Observed | None) -> Iterator[str]:
         return
     execution, artifact = record.current.item.spec.execution, record.current.item.spec.artifact
     backend, hardening = execution.backend, execution.hardening
-    if restart.ends_by_itself(record):
+    if record.exit_code == 0 and restart.ends_by_itself(record):
         yield f"the program ended with exit code 0 after each start: {restart.BACKGROUND}"
     if record.checking:
         yield "the device rebooted, as execution.reboot says; postCheck decides whether the job succeeded"
@@ -179,7 +185,8 @@ def observations(
         seen = observation(record, *parts, on_trial=reboot.is_on_trial(record, now, device.proving_seconds))
         if record.failure is None or record.failure.reason not in WAITS:
             seen = with_spec_hash(seen, wanted)
-        seen = _unless_unknown(seen, record, device)
+        if device.unseen or device.silent:
+            seen = _unless_unknown(seen, record, device)
         item = items.get(uid)
         seen = _with_trouble(_with_pending(seen, record, item, device), record, item)
         if item is not None and are_outdated(record, item):
@@ -192,10 +199,10 @@ def observations(
 
 def are_outdated(record: Record, item: DesiredItem) -> bool:
     """Return whether the process runs the spec of *item*, started with other values than those of *item*."""
-    if record.current is None or record.spec_hash != item.spec_hash or record.stage is not ProcessStage.RUNNING:
+    if item.values_hash is None or record.current is None or record.stage is not ProcessStage.RUNNING:
+        return False  # no hash: a gateway of an older release, which knows no values
+    if record.spec_hash != item.spec_hash or environment.lacking(item):
         return False
-    if item.values_hash is None or environment.lacking(item):
-        return False  # a gateway of an older release, which knows no values
     started = record.current.item
     # the values decide: with a new key of the gateways the same ones have another hash
     same = started.values == item.values and files.given(started) == files.given(item)

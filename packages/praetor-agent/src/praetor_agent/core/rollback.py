@@ -22,7 +22,7 @@ from praetor_agent.core.model import (
 from praetor_agent.core.reboot import is_kept, is_proven
 from praetor_api.conditions import CRASH_LOOP_COUNT
 from praetor_api.protocol import RollbackReason
-from praetor_api.spec import Confirm, ConfirmMode
+from praetor_api.spec import Confirm, ConfirmMode, RestartPolicy
 
 STABLE_SECONDS = 2.0
 """A process without a health check counts as healthy after this uptime."""
@@ -58,7 +58,9 @@ def begun(record: Record, revision: Revision, boot_id: str, now: float) -> Recor
 def judged(record: Record, device: ObservedDevice, now: float) -> Record:
     """Return the record with the verdict on the current version: good, confirmed, rolled back or none yet."""
     current = record.current
-    if current is None or record.rollback is not None or not is_kept(current):
+    if current is None or record.rollback is not None:
+        return record
+    if current.item.spec.restart_policy is not RestartPolicy.ALWAYS:
         return record
     record = _confirmed(record, device, now)
     reason, message = _timed_out(record, now) or _failed(record, device) or (None, "")
@@ -97,11 +99,12 @@ def wake_at(record: Record, device: ObservedDevice, now: float) -> float | None:
     """Return when time alone changes the verdict on a running process."""
     times = []
     current = record.current
+    kept = current is not None and current.item.spec.restart_policy is RestartPolicy.ALWAYS
     if record.healthy_since is None and current and current.item.spec.health_check is None:
         times.append(record.started_at + STABLE_SECONDS)
-    if record.healthy_since is not None and is_kept(current) and not _is(current, record.last_good):
+    if record.healthy_since is not None and kept and not _is(current, record.last_good):
         times.append(record.healthy_since + GOOD_SECONDS)
-    if is_kept(current) and current and not is_proven(record):
+    if kept and current and not is_proven(record):
         times.append(reboot.passes_at(record, current.item, device.proving_seconds))
         times.append(reboot.proves_at(record, current.item, device.proving_seconds))
     if record.confirmation is not None:

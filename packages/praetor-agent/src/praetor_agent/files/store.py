@@ -42,11 +42,14 @@ class _Change:
 
 
 class FileStore:
-    """The files of all processes. Own directories are below *directory*; *roots* are what the device allows else."""
+    """The files of all processes. Own directories are below *directory*; *roots* are what the device allows else.
+
+    *ledger* are those that were written.
+    """
 
     def __init__(self, directory: Path, ledger: Path, roots: Iterable[str] = ()) -> None:
         self._directory = Path(os.path.realpath(directory))
-        self._ledger = Ledger(ledger)
+        self.ledger = Ledger(ledger)
         self._roots = tuple(roots)
         self._complained: set[str] = set()
 
@@ -65,27 +68,27 @@ class FileStore:
             _check_space(changes)
         except FileError as e:
             return e
-        return FileError(self._ledger.newer) if changes and self._ledger.newer is not None else None
+        return FileError(self.ledger.newer) if changes and self.ledger.newer is not None else None
 
     def edited(self, uid: str) -> bool:
         """Return whether a file of the process *uid* is not as it was written, or a signal is due."""
-        return self._ledger.newer is None and any(
-            entry.due or not entry.is_as_written() for entry in self._ledger.of(uid).values()
+        return self.ledger.newer is None and any(
+            entry.due or not entry.is_as_written() for entry in self.ledger.of(uid).values()
         )
 
     def due(self, uid: str) -> tuple[str, ...]:
         """Return the signals that the process *uid* has to get, because files of it were written while it runs."""
-        return tuple(sorted({entry.due for entry in self._ledger.of(uid).values() if entry.due}))
+        return tuple(sorted({entry.due for entry in self.ledger.of(uid).values() if entry.due}))
 
     def signalled(self, uid: str) -> None:
         """Record that the process *uid* got its signals, or read its files at its start; FileError if that fails."""
         if not self.due(uid):
             return
-        own = self._ledger.of(uid)
-        others = {path: entry for path, entry in self._ledger.entries.items() if path not in own}
+        own = self.ledger.of(uid)
+        others = {path: entry for path, entry in self.ledger.entries.items() if path not in own}
         told = {path: replace(entry, due="") for path, entry in own.items() if entry.digest}
         try:
-            self._ledger.save({**others, **told})
+            self.ledger.save({**others, **told})
         except OSError as e:
             raise FileError(f"the record of files cannot be written: {e.strerror or e}") from e
 
@@ -101,7 +104,7 @@ class FileStore:
         places = {file.path: str(self._place(at, file.path, item.uid)) for at, file in enumerate(_files(item))}
         left_out = {places[file.path]: files.signal_of(file) for file in _files(item) if file.path not in contents}
         wanted = {place for place in places.values() if place not in left_out}
-        stale = [entry for path, entry in self._ledger.of(item.uid).items() if path not in wanted]
+        stale = [entry for path, entry in self.ledger.of(item.uid).items() if path not in wanted]
         if changes:
             self._write(changes)
         own = self.directory_of(item)
@@ -117,13 +120,13 @@ class FileStore:
 
     def collect(self, used: Collection[str]) -> None:
         """Remove the files of every process whose uid is not in *used*."""
-        if self._ledger.newer is not None:
+        if self.ledger.newer is not None:
             return
-        gone = [entry for entry in self._ledger.entries.values() if entry.uid not in used]
+        gone = [entry for entry in self.ledger.entries.values() if entry.uid not in used]
         for entry in gone:
             self._remove(entry)
         for uid in {entry.uid for entry in gone}:
-            if not self._ledger.of(uid):
+            if not self.ledger.of(uid):
                 shutil.rmtree(self.own(uid), ignore_errors=True)
         kept = {os.path.basename(self.own(uid)) for uid in used}
         with suppress(OSError):  # no process has files
@@ -166,7 +169,7 @@ class FileStore:
                 continue
             owner = resolved(f"{field}.owner", files.owner_of(file, execution))
             content, mode = contents[file.path], files.mode_of(file)
-            digest, entry = digest_of(content), self._ledger.entries.get(str(place))
+            digest, entry = digest_of(content), self.ledger.entries.get(str(place))
             ours = _is_ours(field, place, entry, item.uid)
             if entry is not None and entry.asks(digest, mode, owner) and entry.is_as_written():
                 continue
@@ -193,12 +196,12 @@ class FileStore:
         entries = {str(change.entry.place): change.entry for change in changes}
         at = changes[0]
         try:
-            self._ledger.save({**self._ledger.entries, **entries})
+            self.ledger.save({**self.ledger.entries, **entries})
             for at in changes:
                 _stage(at)
             for at in changes:
                 entries[str(at.entry.place)] = _placed(at)
-            self._ledger.save({**self._ledger.entries, **entries})
+            self.ledger.save({**self.ledger.entries, **entries})
         except OSError as e:
             for change in changes:
                 _unstage(change.entry.place)
@@ -229,8 +232,8 @@ class FileStore:
                     flush(directory)
             elif place.status() is not None:
                 log.warning("file is not ours any more and stays path=%s process=%s", path, entry.process)
-            others = {at: known for at, known in self._ledger.entries.items() if at != path}
-            self._ledger.save({**others, path: entry.removed(due)} if due else others)
+            others = {at: known for at, known in self.ledger.entries.items() if at != path}
+            self.ledger.save({**others, path: entry.removed(due)} if due else others)
         except OSError as e:
             if path not in self._complained:
                 log.warning("cannot remove a file path=%s reason=%s", path, e)

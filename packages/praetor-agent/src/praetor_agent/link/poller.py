@@ -158,9 +158,10 @@ class Poller:
         if self._failures:
             log.info("gateway reached again")
             self._failures = 0
-        self._path = self._path.answered(self._clock.now())
+        now = self._clock.now()
+        self._path = self._path.answered(now)
         self._keeper.polled(answer)
-        return self._after(answer, self._clock.now() - began, min(QUICK_SECONDS, wait / 2))
+        return self._after(answer, now - began, min(QUICK_SECONDS, wait / 2))
 
     def _after(self, answer: PollAnswer, took: float, quick: float) -> float:
         new = answer.received is not None and self._inbox.put(answer.received)

@@ -114,8 +114,9 @@ class Reporter:
     ) -> None:
         """Let the next report be about this and no longer about what was offered before; wait for nothing."""
         found = reports.observations(desired, memory, device, health, self._clock.now())
-        current = {uid: self._masking.reported(seen) for uid, seen in found.items()}
-        latest = _Offer(current=current, desired=desired, ask_at=ask_at)
+        if self._masking.texts:
+            found = {uid: self._masking.reported(seen) for uid, seen in found.items()}
+        latest = _Offer(current=found, desired=desired, ask_at=ask_at)
         if latest != self._latest:
             self._latest = latest
             self._offered.set()
@@ -152,11 +153,11 @@ class Reporter:
         latest = self._latest
         if latest is None:
             return float("inf")
-        self._update_facts()
         now = self._clock.now()
-        self._state = reports.asked(self._state.revised(latest.current, now), latest.ask_at)
+        self._update_facts(now)
         if latest.interval is not None and self._quiet is None:
             self._state = replace(self._state, interval=latest.interval)
+        self._state = reports.asked(self._state.revised(latest.current, now), latest.ask_at)
         current = self._state.latest
         due_at = self._state.due_at(current, now)
         if due_at > now:
@@ -197,8 +198,8 @@ class Reporter:
 
     def _send(self, current: Observations, wanted: Collection[str]) -> None:
         self._alive()
-        state, due, sent_at = self._state, self._state.due(current), self._clock.now()
-        at, last = rfc3339(self._clock.wall()), self.exchange.acknowledged_at if self.exchange else None
+        state, sent_at, at = self._state, self._clock.now(), rfc3339(self._clock.wall())
+        due, last = state.due(current), self.exchange.acknowledged_at if self.exchange else None
         report = reports.report(self._identity, state, due, at, wanted)
         fraction = random.random()  # noqa: S311 - no secret
         try:
@@ -218,8 +219,7 @@ class Reporter:
         self._state = state.acked(ack, current, due, self._clock.now(), fraction)
         self._compare(ack)
 
-    def _update_facts(self) -> None:
-        now = self._clock.now()
+    def _update_facts(self, now: float) -> None:
         if now < self._facts_at:
             return
         facts, self._facts_at = self._facts(), now + FACTS_SECONDS
