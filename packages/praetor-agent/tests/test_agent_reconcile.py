@@ -1507,3 +1507,7 @@ def test_a_fault_is_found_once_but_for_what_is_known_only_beside_the_version_tha
     decision = reconcile(wanted(item(), wrong), ObservedDevice(boot_id=BOOT), {}, 100.0, {UID: "is known"})
     failures = {uid: record.failure.message for uid, record in decision.memory.items() if record.failure is not None}
     assert failures == {UID: "is known", "wrong": known["wrong"]}
+
+
+def test_what_runs_another_version_than_the_record_says_is_not_given_files() -> None:
+    assert refresh.target(Revision(item=item("v2")), record(item("v1")), running("v0")) is None
