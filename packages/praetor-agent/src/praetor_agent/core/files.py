@@ -42,20 +42,19 @@ def given(item: DesiredItem) -> Mapping[str, str]:
 
 
 def completed(item: DesiredItem, current: DesiredItem | None) -> DesiredItem | None:
-    """Return *item* with the contents that it keeps of the *current* version; None if that lacks one.
+    """Return *item*, which keeps files, with their contents of the *current* version; None if that lacks one.
 
     What has the same approved digest has the same content, whichever version it came with.
     """
-    if not item.kept_files:
-        return item
+    kept = item.kept_files or ()
     if current is None or current.kept_files:  # it was found running: what its files hold is not known
         return None
     has = {file.path: file.approved for file in current.spec.execution.files if file.approved}
     wanted = {file.path: file.approved for file in item.spec.execution.files if file.approved}
-    if any(path not in wanted or has.get(path) != wanted[path] for path in item.kept_files):
+    if any(path not in wanted or has.get(path) != wanted[path] for path in kept):
         return None
     old = given(current)
-    found = {**given(item), **{path: old[path] for path in item.kept_files if path in old}}
+    found = {**given(item), **{path: old[path] for path in kept if path in old}}
     values = tuple(
         FileValue(path=each.path, content=found[each.path]) for each in item.spec.execution.files if each.path in found
     )
