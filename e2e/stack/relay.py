@@ -22,6 +22,9 @@ import yaml
 from e2e.clusters.api.credentials import write_kubeconfig
 
 POLL_S = 0.02
+ROUNDS = 5
+"""Rounds of the loop without a task after which none is to come: a connection that was just accepted makes its task
+some rounds later, and one that is aborted closes in the next."""
 ENDED = (OSError, EOFError, asyncio.LimitOverrunError)
 
 _Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -50,11 +53,14 @@ class _Listener(ABC):
 
     async def _end(self) -> None:
         self._server.close()
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
-        await asyncio.sleep(0)  # lets what was aborted close
+        quiet = 0
+        while quiet < ROUNDS:
+            others = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in others:
+                task.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
+            await asyncio.sleep(0)
+            quiet = 0 if others else quiet + 1
 
     @abstractmethod
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
