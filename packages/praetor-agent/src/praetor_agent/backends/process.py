@@ -29,7 +29,7 @@ from praetor_agent.core.masking import ending
 from praetor_agent.core.model import Observed, TerminationReason
 from praetor_agent.core.restart import START_ERROR_EXIT_CODE, reason_of
 from praetor_agent.errors import BackendError, StartError
-from praetor_agent.state import replace_file
+from praetor_agent.state import read_text, replace_file
 from praetor_api.backports import dataclass
 from praetor_api.spec import Backend
 
@@ -219,7 +219,7 @@ class ProcessBackend:
         alive = run.boot_id == self._boot_id and procfs.is_running(*run.process)
         if alive and not supervised and (place / "output").is_fifo():
             self._take_over(place)
-        word, _, rest = _text(place / "exit").partition(" ")
+        word, _, rest = read_text(place / "exit").partition(" ")
         alive = alive or (supervised and not word)  # it ended, and its shim is about to write how
         code, reason, error = None, None, None
         if not alive:
@@ -236,7 +236,7 @@ class ProcessBackend:
             termination_reason=reason,
             error=error,
             unlimited=run.unlimited,
-            renamed=bool(self._device) and _text(place / "device") not in ("", self._device),
+            renamed=bool(self._device) and read_text(place / "device") not in ("", self._device),
             mark=f"process {run.process[0]} in {place}",
         )
 
@@ -294,16 +294,8 @@ def _pass_on(file: IO[bytes], path: Path | None) -> None:
             time.sleep(FOLLOW_SECONDS)
 
 
-def _text(path: Path) -> str:
-    """Return the text of a file, or "" if it cannot be read."""
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
-
-
 def _read_run(place: Path) -> Run | None:
-    lines = _text(place / "run").split("\n")
+    lines = read_text(place / "run").split("\n")
     try:
         uid, spec_hash, boot_id, process, shim, *rest = lines
         pid, ticks = map(int, process.split())

@@ -22,7 +22,7 @@ from praetor_agent.core.model import (
 from praetor_agent.core.reboot import is_kept, is_proven
 from praetor_api.conditions import CRASH_LOOP_COUNT
 from praetor_api.protocol import RollbackReason
-from praetor_api.spec import Confirm, ConfirmMode, RestartPolicy
+from praetor_api.spec import Confirm, ConfirmMode
 
 STABLE_SECONDS = 2.0
 """A process without a health check counts as healthy after this uptime."""
@@ -58,9 +58,7 @@ def begun(record: Record, revision: Revision, boot_id: str, now: float) -> Recor
 def judged(record: Record, device: ObservedDevice, now: float) -> Record:
     """Return the record with the verdict on the current version: good, confirmed, rolled back or none yet."""
     current = record.current
-    if current is None or record.rollback is not None:
-        return record
-    if current.item.spec.restart_policy is not RestartPolicy.ALWAYS:
+    if current is None or record.rollback is not None or not is_kept(current):
         return record
     record = _confirmed(record, device, now)
     reason, message = _timed_out(record, now) or _failed(record, device) or (None, "")
@@ -99,7 +97,7 @@ def wake_at(record: Record, device: ObservedDevice, now: float) -> float | None:
     """Return when time alone changes the verdict on a running process."""
     times = []
     current = record.current
-    kept = current is not None and current.item.spec.restart_policy is RestartPolicy.ALWAYS
+    kept = is_kept(current)
     if record.healthy_since is None and current and current.item.spec.health_check is None:
         times.append(record.started_at + STABLE_SECONDS)
     if record.healthy_since is not None and kept and not _is(current, record.last_good):
