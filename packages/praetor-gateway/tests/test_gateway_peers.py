@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from gateway_testing import AsgiClient, GatewayLab, conditions, listening, running_lab
 from kube_testing import FakeClock, InProcessKube
+from praetor_api.annotations import PEER_ADDRESS_ANNOTATION
 from praetor_api.kube.client.resource import DEVICE_PROCESSES, LEASES, Key
 from praetor_api.kube.options import BindAddress
 from praetor_gateway import cli
@@ -234,6 +235,40 @@ async def test_devices_are_judged_again_once_the_leader_hears_all_replicas() -> 
         network.token = "secret"
         await beat(second, 60, "leaf-2")
         assert lost(first, "leaf-2", "leaf-3") == ["leaf-3"]
+
+
+async def test_a_judge_that_lost_the_lease_tells_the_next_one_what_it_heard_while_it_judged() -> None:
+    pushed: list[PeerPush] = []
+
+    class Recording(PeerNetwork):
+        async def push(self, address: str, heard: PeerPush) -> PushResult:
+            pushed.append(heard)
+            return await super().push(address, heard)
+
+    network = Recording()
+    async with AsyncExitStack() as stack:
+        first, second = await network.start("first", stack), await network.start("second", stack)
+        for device in ("leaf-1", "leaf-2"):
+            await first.declare(device)
+
+        async def give(holder: str) -> None:
+            taken = {"metadata": {"annotations": {PEER_ADDRESS_ANNOTATION: holder}}, "spec": {"holderIdentity": holder}}
+            await network.kube.patch(LEASES, Key("lab", "praetor-gateway-arbiter"), taken)
+
+        def deciding() -> set[str]:
+            return {name for name, lab in network.labs.items() if lab.gateway._liveness.decides}
+
+        await give("second")
+        await beat(first, 60, "leaf-2")
+        await give("first")
+        await beat(first, 60, "leaf-1")
+        assert deciding() == {"first"}
+        pushed.clear()
+        await give("second")
+        await beat(first, 30)
+        assert deciding() == {"second"}
+        assert [each.ages.keys() for each in pushed if each.observer == "first" and each.ages] == [{"leaf-1"}]
+        assert lost(second, "leaf-1") == []
 
 
 async def test_a_replica_that_hears_no_device_keeps_no_silence_from_counting() -> None:

@@ -212,7 +212,7 @@ class Gateway:
 
     def device_entries(self) -> int:
         """Return how many entries are kept on behalf of devices: 0 while none is declared or waits."""
-        return len(self._fleet) + len(self._long_polls) + len(self._liveness.heard_at) + self._pending.observed
+        return len(self._fleet) + len(self._long_polls) + self._pending.observed
 
     def drain(self) -> None:
         """Be unready from now on, and answer all requests that wait."""

@@ -5,6 +5,7 @@ Values and `now` (monotonic seconds) in, values out."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from typing import Any
 
 from attrs import define, field
@@ -12,6 +13,7 @@ from attrs import define, field
 from praetor_api.conditions import ConditionType
 from praetor_api.kube.conditions import is_true
 from praetor_api.kube.objects import NetworkSwitchStatus, Reported
+from praetor_api.kube.texts import kept
 from praetor_gateway.fleet.order import Poll, supersedes
 
 FACTS = "facts"
@@ -70,7 +72,9 @@ class DeviceSession:
     *agent_version*, *boot_id* and *facts* are what it said last, in *reported*; None when it said nothing, or
     when another replica heard it later and wrote that. *duplicate* says which agents share its name; it is empty when
     none do any more, and None when that is not ours to say. *features* are those that it named last, and *token* is
-    its last good one, which was *accepted* by what this says.
+    its last good one, which was *accepted* by what this says. *heard_at* is when this process heard it, *fetched_at*
+    when it fetched something, here or from another replica, in monotonic seconds; None if it never did. *fetched_etag*
+    is that of our last answer.
     """
 
     agent_version: str | None = None
@@ -81,8 +85,12 @@ class DeviceSession:
     features: frozenset[str] = frozenset()
     accepted: tuple[Any, int, Any] | None = None
     token: bytes = field(default=b"", repr=False)
+    heard_at: float | None = None
+    fetched_at: float | None = None
+    fetched_etag: str = ""
     unreported: tuple[str, ...] = ()
     behind: tuple[Poll, float] | None = None
+    _fetched: tuple[Any, ...] = ()
     _heard_of: tuple[str, ...] = ()
     _asked_at: float | None = None
     _asks: int = 0
@@ -164,7 +172,9 @@ class DeviceSession:
             return True
         if self._polling_boot:
             self._other_boots().poll = self._polling_boot, self._poll
-        self._polling_boot, self._poll, self._refused = boot_id, number, False
+        # one text for polls and reports: each device has its own
+        self._polling_boot = self.boot_id if self.boot_id == boot_id else kept(boot_id)
+        self._poll, self._refused = number, False
         return True
 
     def is_last_poll(self, boot_id: str, number: int) -> bool:
@@ -176,6 +186,26 @@ class DeviceSession:
         """Take any number for a new one after a report, if one was refused: the agent may count from the beginning."""
         if self._refused:
             self._poll, self._refused = -1, False
+
+    @property
+    def fetched(self) -> dict[str, int]:
+        """The newest generation of each process that the device fetched, by its uid."""
+        return dict(zip(self._fetched[::2], self._fetched[1::2], strict=True))
+
+    def fetch(self, generations: Mapping[str, int], at: float) -> None:
+        """Record that the device fetched *generations*, by uid."""
+        self.fetched_at = at if self.fetched_at is None else max(self.fetched_at, at)
+        known = self.fetched
+        newest = known | {uid: max(generation, known.get(uid, 0)) for uid, generation in generations.items()}
+        self._fetched = tuple(chain.from_iterable(newest.items()))  # a third of what a dictionary takes
+
+    def forget_fetched(self, uid: str | None = None) -> None:
+        """Keep no more that the device fetched the process *uid*, or that it fetched anything."""
+        if uid is None:
+            self.fetched_at, self.fetched_etag, self._fetched = None, "", ()
+        else:
+            left = [each for each in self.fetched.items() if each[0] != uid]
+            self._fetched = tuple(chain.from_iterable(left))
 
     def goes_on(self, boot_id: str, now: float) -> bool:
         """Return whether *boot_id* still reports, though another boot reported after it: longer than a report may be

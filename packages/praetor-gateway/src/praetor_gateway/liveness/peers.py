@@ -176,7 +176,7 @@ class PeerPusher:
         while True:
             await self._clock.sleep(PUSH_S)
             holder = self._elector.holder
-            if holder is None or holder == self._identity:
+            if holder is None or holder == self._identity or self._liveness.decides:  # it is about to stop
                 self._unheard_since = None
                 continue
             result = await self._push(holder, self._elector.holder_annotations.get(PEER_ADDRESS_ANNOTATION))
@@ -193,7 +193,7 @@ class PeerPusher:
         recent, liveness.untold = liveness.untold, set()
         names, since = recent, self._informed_at
         if holder != self._informed:  # a new one gets all
-            names, since = liveness.heard_at.keys() | liveness.fetched.keys(), float("-inf")
+            names, since = liveness.heard_of(), float("-inf")
         for push in self._pushes(names, now, since):
             result = await self._transport.push(address, push)
             if result is not PushResult.TAKEN:
@@ -210,7 +210,7 @@ class PeerPusher:
             return False
         if self._announced_at is not None and now - self._announced_at < ANNOUNCE_S:
             return False
-        return any(now - at <= self._stale_s for at in self._liveness.heard_at.values())
+        return self._liveness.hears(self._stale_s)
 
     async def _announce(self, holder: str, result: PushResult) -> None:
         now = self._announced_at = self._clock.monotonic()
@@ -229,13 +229,17 @@ class PeerPusher:
         fetched: dict[str, tuple[float, Mapping[str, int]]] = {}
         entries = 0
         for name in names:
-            heard_at, known = self._liveness.heard_at.get(name), self._liveness.fetched.get(name)
+            session = self._liveness.session(name)
+            if session is None:
+                continue
+            heard_at, fetched_at = session.heard_at, session.fetched_at
             if heard_at is not None and heard_at >= since:
                 ages[name] = round(now - heard_at, 3)
                 entries += 1
-            if known is not None and known.at >= since:
-                fetched[name] = round(now - known.at, 3), dict(known.generations)
-                entries += 1 + len(known.generations)
+            if fetched_at is not None and fetched_at >= since:
+                generations = session.fetched
+                fetched[name] = round(now - fetched_at, 3), generations
+                entries += 1 + len(generations)
             if entries >= MAX_ENTRIES:
                 yield self._push_of(ages, fetched, now)
                 ages, fetched, entries = {}, {}, 0

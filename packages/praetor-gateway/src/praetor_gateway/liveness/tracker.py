@@ -14,6 +14,7 @@ from praetor_api.protocol import DEFAULT_HEARTBEAT_SECONDS
 from praetor_gateway.fleet.devices import DeclaredDevice, DeviceIndex, went_back
 from praetor_gateway.fleet.judges import JudgeLease
 from praetor_gateway.fleet.rows import CachedProcess, Row
+from praetor_gateway.fleet.session import DeviceSession
 from praetor_gateway.liveness.detector import OWN, DetectorLimits, FailureDetector, ScanResult
 from praetor_gateway.liveness.intervals import HandedIntervals
 from praetor_gateway.status.connected import Connected, Silence, connection, fetched_generation, says, shows_absence
@@ -25,18 +26,6 @@ from praetor_gateway.status.pending import (
     StatusKey,
 )
 from praetor_gateway.status.switch import counts, shown_counts
-
-
-@define(eq=False, weakref_slot=False)
-class Fetched:
-    """What a device fetched: the newest generation of each process by its uid, last *at*, in monotonic seconds.
-
-    *etag* is that of the answer, empty when another replica gave it.
-    """
-
-    at: float
-    etag: str = ""
-    generations: dict[str, int] = field(factory=dict)
 
 
 @define(eq=False)
@@ -58,12 +47,8 @@ class LivenessTracker:
     """By which interval each device is judged, as far as this process knows."""
     wanted: dict[str, tuple[int, float]] = field(factory=dict, init=False)
     """Which interval each other replica wants to hand out, and when it said so."""
-    heard_at: dict[str, float] = field(factory=dict, init=False)
-    """When this process heard each device last, in monotonic seconds."""
-    fetched: dict[str, Fetched] = field(factory=dict, init=False)
-    """What each device fetched, from this process or, as far as it was pushed, from another one."""
     untold: set[str] = field(factory=set, init=False)
-    """Devices that this process heard, or that fetched something from it, since the judge was told."""
+    """Devices that this process heard, or that fetched something from it, since another judge was told."""
     rival: JudgeLease | None = field(default=None, init=False)
     """An older Lease, whose holder judges the same devices: then we do not judge."""
     _detector: FailureDetector | None = field(default=None, init=False)
@@ -111,8 +96,11 @@ class LivenessTracker:
         """Record that *observer* heard *device* *age* seconds ago; *now* is given by who has it already."""
         now = self._clock.monotonic() if now is None else now
         if observer == OWN:
-            self.heard_at[device] = now
-            self.untold.add(device)
+            declared = self._fleet.device(device)
+            if declared is not None:
+                declared.session.heard_at = now
+            if self._detector is None:
+                self.untold.add(device)
         if self._detector is not None and self._detector.hear(device, now, age=age, observer=observer):
             self._publish(self._fleet.device(device), True)
 
@@ -128,29 +116,25 @@ class LivenessTracker:
 
     def tell_again(self, names: Iterable[str]) -> None:
         """Record that the judge was not told of *names* after all; of those that are declared still."""
-        self.untold.update(name for name in names if name in self.heard_at or name in self.fetched)
+        self.untold.update(name for name in names if self._fleet.device(name) is not None)
 
     def fetch(self, device: DeclaredDevice) -> None:
         """Record that *device* has its present desired state: it is about to get it, or names its ETag."""
-        self.untold.add(device.name)
-        known, etag = self.fetched.get(device.name), device.etag
-        if known is not None and known.etag == etag:
-            known.at = self._clock.monotonic()
+        if self._detector is None:
+            self.untold.add(device.name)
+        session, etag = device.session, device.etag
+        if session.fetched_etag == etag:
+            session.fetched_at = self._clock.monotonic()
         else:
-            generations = {row.uid: row.generation for row in device.served}
-            self.fetched_before(device.name, generations)
-            self.fetched[device.name].etag = etag
+            self.fetched_before(device.name, {row.uid: row.generation for row in device.served})
+            session.fetched_etag = etag
 
     def fetched_before(self, name: str, generations: Mapping[str, int], *, age: float = 0.0) -> None:
         """Record that the device *name*, if it is declared, fetched *generations*, by uid, *age* seconds ago."""
         device = self._fleet.device(name)
         if device is None:
             return
-        at = self._clock.monotonic() - age
-        known = self.fetched.setdefault(name, Fetched(at))
-        known.at = max(known.at, at)
-        for uid, generation in generations.items():
-            known.generations[uid] = max(generation, known.generations.get(uid, 0))
+        device.session.fetch(generations, self._clock.monotonic() - age)
         if self.connected(name) not in (True, None):
             self._publish(device, False)
 
@@ -159,11 +143,11 @@ class LivenessTracker:
 
         That is so when a replica is lost before it pushed to us what it answered.
         """
-        known = self.fetched.get(row.device)
-        if known is None or self._detector is None:
+        device = self._fleet.device(row.device)
+        if device is None or device.session.fetched_at is None or self._detector is None:
             return None
-        generation = known.generations.get(row.uid, 0)
-        complete = known.at >= self._detector.complete_since(self._clock.monotonic())
+        generation = device.session.fetched.get(row.uid, 0)
+        complete = device.session.fetched_at >= self._detector.complete_since(self._clock.monotonic())
         return generation if complete or generation >= row.generation else None
 
     def freeze(self) -> None:
@@ -203,9 +187,10 @@ class LivenessTracker:
         for device in self._fleet:
             self._declare(self._detector, device, now)
             self._recount(self._detector, device)
-        for name, at in self.heard_at.items():
-            if self._detector.hear(name, now, age=now - at):
-                self._publish(self._fleet.device(name), True)
+        for device in self._fleet:
+            at = device.session.heard_at
+            if at is not None and self._detector.hear(device.name, now, age=now - at):
+                self._publish(device, True)
 
     def _assume(self, longest_interval: int, now: float) -> None:
         longest_s = self._limits.stale_s * longest_interval / self._heartbeat_s
@@ -228,15 +213,35 @@ class LivenessTracker:
                 detector.allow(device.name, self._stretch(device.name, now))
 
     def step_down(self) -> None:
-        """Decide no more; go on observing."""
+        """Decide no more; go on observing. Who decides next is told all that was heard meanwhile."""
         self._detector = None
+        self.untold.update(self.heard_of())
+
+    @property
+    def decides(self) -> bool:
+        """Whether this process runs the failure detector."""
+        return self._detector is not None
+
+    def session(self, name: str) -> DeviceSession | None:
+        """Return what was heard from the device *name*, None if it is not declared."""
+        device = self._fleet.device(name)
+        return None if device is None else device.session
+
+    def heard_of(self) -> set[str]:
+        """Return the names of the devices that were heard, or that fetched something."""
+        sessions = ((device.name, device.session) for device in self._fleet)
+        return {name for name, each in sessions if each.heard_at is not None or each.fetched_at is not None}
+
+    def hears(self, within_s: float) -> bool:
+        """Return whether this process heard any device in the last *within_s* seconds."""
+        since = self._clock.monotonic() - within_s
+        times = (device.session.heard_at for device in self._fleet)
+        return any(at is not None and at >= since for at in times)
 
     def changed(self, name: str) -> None:
         """Follow the declaration of a device."""
         device = self._fleet.device(name)
         if device is None:
-            self.heard_at.pop(name, None)
-            self.fetched.pop(name, None)
             self.untold.discard(name)
             self.intervals.forget(name)
             if self._detector is not None:
@@ -270,11 +275,11 @@ class LivenessTracker:
         self.rival = older or self.rival
 
     def _forget_fetched(self, old: CachedProcess, new: Row | None) -> None:
-        known = self.fetched.get(old.device)
-        if known is not None and (new is None or new.uid != old.uid):
-            known.generations.pop(old.uid, None)
-        elif known is not None and new is not None and went_back(old, new):  # generations are counted again
-            del self.fetched[old.device]
+        device = self._fleet.device(old.device)
+        if device is not None and (new is None or new.uid != old.uid):
+            device.session.forget_fetched(old.uid)
+        elif device is not None and new is not None and went_back(old, new):  # generations are counted again
+            device.session.forget_fetched()
 
     def scan(self) -> ScanResult:
         """Find silent devices and queue what is to be written about them; an empty result unless leading."""
@@ -339,8 +344,8 @@ class LivenessTracker:
 
     def _fetched_since(self, row: CachedProcess) -> bool:
         """Return whether the device of *row* fetched it since it was called disconnected, though it is damped still."""
-        known = self.fetched.get(row.device)
-        return known is not None and known.generations.get(row.uid, 0) > fetched_generation(row.status.conditions)
+        device = self._fleet.device(row.device)
+        return device is not None and device.session.fetched.get(row.uid, 0) > fetched_generation(row.status.conditions)
 
 
 def _statuses(device: DeclaredDevice | None) -> int:
