@@ -24,7 +24,9 @@ from praetor_controller.rollout.availability import Availability, availabilities
 class Assignment:
     """The process of each device. All sequences are in the order of the *devices*; None where there is no process.
 
-    *hashes* are of the specs of the *processes*. *orphans* are processes without a matching device, and *surplus* the
+    *hashes* are of the specs of the *processes*. *special* are the numbers of all devices but those whose process is
+    available, and that are not in maintenance, lack no requirement, and whose process is neither held, nor being
+    deleted, nor in a storm. *orphans* are processes without a matching device, and *surplus* the
     younger ones of several on one device; both are without those that are being deleted already. *desired* is how many
     devices have a process or are to have one: without those that have none and do not meet the requirements, as a
     DaemonSet counts no node that its affinity leaves out. What has reported no facts is to have one, as far as we know.
@@ -35,6 +37,7 @@ class Assignment:
     processes: Sequence[ProcessRow | None]
     hashes: Sequence[str | None]
     availabilities: Sequence[Availability | None]
+    special: Sequence[int]
     orphans: tuple[ProcessRow, ...]
     surplus: tuple[ProcessRow, ...]
     desired: int
@@ -59,12 +62,14 @@ def assign(devices: Sequence[DeviceRow], processes: Sequence[ProcessRow], min_re
         matched, orphans, surplus = _matched(names, processes)
         unserved = (device for device, process in zip(devices, matched, strict=True) if process is None)
         excluded = sum(device.unmet not in ("", NO_FACTS) for device in unserved)
+    found, special = availabilities(devices, matched, min_ready_s, now)
     return Assignment(
         devices=devices,
         names=names,
         processes=matched,
         hashes=[process.spec_hash if process is not None else None for process in matched],
-        availabilities=availabilities(devices, matched, min_ready_s, now),
+        availabilities=found,
+        special=special,
         orphans=orphans,
         surplus=surplus,
         desired=len(devices) - excluded,

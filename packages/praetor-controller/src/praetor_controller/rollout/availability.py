@@ -20,7 +20,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 
 from praetor_controller.model.rows import DeviceRow, ProcessRow, RolloutPolicy
@@ -60,18 +60,31 @@ def availability_of(process: ProcessRow, device: DeviceRow, min_ready_s: float, 
 
 
 def availabilities(
-    devices: Iterable[DeviceRow], processes: Iterable[ProcessRow | None], min_ready_s: float, now: float
-) -> list[Availability | None]:
-    """Return the availability of the process of each of the *devices*, in their order; None where there is none."""
-    available = Availability.AVAILABLE  # looked up once: in Python 3.11 each look-up in an enumeration calls a function
-    return [
-        None
+    devices: Sequence[DeviceRow], processes: Sequence[ProcessRow | None], min_ready_s: float, now: float
+) -> tuple[list[Availability | None], list[int]]:
+    """Return the availability of the process of each of the *devices*, None where there is none, and the special ones.
+
+    These are the numbers of all devices but those whose process is available, and that nothing else sets apart: most
+    are none of them, and all else that a pass asks of a device is known of those without another look at their rows.
+    """
+    special = [
+        number
+        for number, (device, process) in enumerate(zip(devices, processes, strict=True))
         if process is None
-        else available  # as most are, so not worth a call
-        if process.ready_since is not None and process.ready_since + min_ready_s <= now and not process.on_trial
-        else availability_of(process, device, min_ready_s, now)
-        for device, process in zip(devices, processes, strict=True)
+        or process.ready_since is None
+        or process.ready_since + min_ready_s > now
+        or process.held
+        or process.in_storm
+        or process.on_trial
+        or process.terminating
+        or device.in_maintenance
+        or device.unmet
     ]
+    found: list[Availability | None] = [Availability.AVAILABLE] * len(devices)
+    for number in special:
+        process = processes[number]
+        found[number] = None if process is None else availability_of(process, devices[number], min_ready_s, now)
+    return found, special
 
 
 def offline_since(process: ProcessRow, device: DeviceRow) -> float | None:

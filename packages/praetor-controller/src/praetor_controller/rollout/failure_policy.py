@@ -68,11 +68,10 @@ def stopped(
     remembered = _remembered(deployment, can_roll_back=can_roll_back)
     if remembered is not None or judged_since is None or deployment.policy.paused or was_rolled_out(deployment):
         return remembered, math.inf, record
-    failures, available = Failures(deployment, now, judged_since), Availability.AVAILABLE
-    others = [number for number, each in enumerate(assignment.availabilities) if each is not available]
+    failures = Failures(deployment, now, judged_since)
     failed = {
         process.uid: (assignment.names[number], why)
-        for number in others
+        for number in assignment.special  # what is available has not failed
         if (process := assignment.processes[number]) is not None
         and (updated.all[number] or process.revision == deployment.template.revision)
         and not updated.is_unchanged(number)

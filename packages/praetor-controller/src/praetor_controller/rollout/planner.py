@@ -12,7 +12,6 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from itertools import compress
 
 from attrs import evolve, frozen
 
@@ -110,8 +109,7 @@ def _planned(snapshot: Snapshot, now: datetime) -> Plan:
     verdicts = classify_all(context, assignment)
     if snapshot.gateway is not GatewayState.JUDGING:
         verdicts = without_steps(verdicts, Reason(ReasonCode.GATEWAY_UNAVAILABLE))
-    all_verdicts = verdicts.all
-    down = [number for number in verdicts.others if all_verdicts[number].down]
+    down = [number for number in verdicts.special if verdicts.all[number].down]
     for number in down:
         domains.take(assignment.devices[number])
     leave = removals(snapshot, assignment, len(down), domains)
@@ -119,7 +117,7 @@ def _planned(snapshot: Snapshot, now: datetime) -> Plan:
     writes = _writes(context, target, assignment, verdicts, admission, leave)
     reasons = _reasons(verdicts, admission)
 
-    counts, available_at = _counts(snapshot, assignment, verdicts, updated, context.min_ready_s)
+    counts, available_at = _counts(snapshot, assignment, updated, context.min_ready_s)
     progress_at = _progress_at(context, assignment, verdicts)
     summary = FleetSummary(
         counts=counts,
@@ -136,12 +134,12 @@ def _planned(snapshot: Snapshot, now: datetime) -> Plan:
         stopped=stop.message if stop else "",
         rolled_back=stop.rollback if stop else False,
         gateway=snapshot.gateway,
-        kept=_kept(assignment, reasons, verdicts.others),
+        kept=_kept(assignment, reasons, verdicts.special),
         invalid=context.faults,
         refused=refusal_text(deployment.name, snapshot.refusals, snapshot.retry_at),
     )
     status, deadline = rollout_status(deployment, summary, now)
-    recheck = {verdicts.all[number].recheck_at for number in verdicts.others}  # most are the same: none
+    recheck = {verdicts.all[number].recheck_at for number in verdicts.special}
     recheck |= {
         snapshot.elsewhere_changes_at,
         snapshot.removals_change_at,
@@ -252,9 +250,8 @@ def _waves(
 
 def _in_storm(assignment: Assignment, updated: Updated) -> int:
     """Return how many devices fell silent with many others before the new revision settled on them."""
-    silent = [
-        process for process in compress(assignment.processes, updated.all) if process is not None and process.in_storm
-    ]
+    updates = (assignment.processes[number] for number in assignment.special if updated.all[number])
+    silent = [process for process in updates if process is not None and process.in_storm]
     return sum(process.settled_since is None and process.fetched is not False for process in silent)
 
 
@@ -310,11 +307,11 @@ def _metadata_updates(context: Context, specs: Specs, assignment: Assignment, ve
         return {}
     target = specs.template
     revision, managed, labels, annotations = target.revision, target.managed, target.labels, target.annotations
+    processes = assignment.processes
     return {
         number: Update(process, specs.of(process.device), spec=False)
-        for number, (process, verdict) in enumerate(zip(assignment.processes, verdicts.all, strict=True))
-        if process is not None
-        and verdict.on_target
+        for number in verdicts.on_target
+        if (process := processes[number]) is not None
         and not (
             process.revision == revision
             and process.managed == managed
@@ -325,10 +322,10 @@ def _metadata_updates(context: Context, specs: Specs, assignment: Assignment, ve
     }
 
 
-def _kept(assignment: Assignment, reasons: Sequence[Reason], others: Iterable[int]) -> str:
+def _kept(assignment: Assignment, reasons: Sequence[Reason], special: Iterable[int]) -> str:
     """Return the first of the devices whose old process a finalizer keeps, with its name; empty without any."""
     terminating = ReasonCode.TERMINATING
-    found = (number for number in others if reasons[number].code is terminating and reasons[number].detail)
+    found = (number for number in special if reasons[number].code is terminating and reasons[number].detail)
     return next((f"{assignment.names[number]}: {reasons[number].detail}" for number in found), "")
 
 
@@ -353,9 +350,7 @@ def _reason_counts(reasons: Sequence[Reason], others: Sequence[int], leave: Remo
     return found
 
 
-def _counts(
-    snapshot: Snapshot, assignment: Assignment, verdicts: Verdicts, updated: Updated, min_ready_s: float
-) -> tuple[Counts, float]:
+def _counts(snapshot: Snapshot, assignment: Assignment, updated: Updated, min_ready_s: float) -> tuple[Counts, float]:
     """Return the counts, and when the first of the devices that are ready becomes available (inf: none does).
 
     A device that was ready before the controller began to watch is shown as available, as it was likely shown before,
@@ -365,7 +360,7 @@ def _counts(
     processes, availabilities, unavailable = assignment.processes, assignment.availabilities, Availability.UNAVAILABLE
     ready = [
         process
-        for number in verdicts.others  # what is up to date is available
+        for number in assignment.special
         if availabilities[number] is unavailable
         and (process := processes[number]) is not None
         and process.ready_since is not None
@@ -386,8 +381,10 @@ def _progress_at(context: Context, assignment: Assignment, verdicts: Verdicts) -
     """Return when the last step forward was made: a wave opened, a device got the target or became available."""
     min_ready_s, at = context.min_ready_s, context.at
     latest = context.waves.progress_at if context.waves is not None else 0.0
-    for process, verdict in zip(assignment.processes, verdicts.all, strict=True):  # one loop: it is over the fleet
-        if process is not None and verdict.on_target:
+    processes = assignment.processes
+    for number in verdicts.on_target:  # one loop: it is over the fleet
+        process = processes[number]
+        if process is not None:
             offered_at, ready_since = process.offered_at, process.ready_since
             if offered_at is not None and offered_at > latest:
                 latest = offered_at

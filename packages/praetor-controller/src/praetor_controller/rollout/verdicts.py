@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cached_property
-from itertools import product
+from itertools import chain, product
 from typing import Final, assert_never
 
 from attrs import evolve, frozen
@@ -259,14 +259,24 @@ class Context:
 
 @frozen
 class Verdicts:
-    """The verdicts of all devices, in their order; *others* are the numbers of those that are not simply up to date."""
+    """The verdicts of all devices, in their order; *others* are the numbers of those that are not simply up to date.
+
+    *special* are those of the devices that had to be looked at one by one. Of the rest none is down, waits for a time,
+    or has a process that is being deleted.
+    """
 
     all: Sequence[Verdict]
     others: Sequence[int]
+    special: Sequence[int]
 
     def with_step(self, *steps: Step) -> list[int]:
         """Return the numbers of the devices for which one of *steps* is to be taken."""
-        return sorted(number for step in steps for number in self._by_step[step])
+        return sorted(chain.from_iterable(self._by_step[step] for step in steps))
+
+    @cached_property
+    def on_target(self) -> Sequence[int]:
+        """The numbers of the devices whose process has the target, and is left to settle."""
+        return [number for number, verdict in enumerate(self.all) if verdict.on_target]
 
     @cached_property
     def _by_step(self) -> Mapping[Step, list[int]]:
@@ -280,33 +290,25 @@ class Verdicts:
 def classify_all(context: Context, assignment: Assignment) -> Verdicts:
     """Return the verdict of each device."""
     snapshot, faults = context.snapshot, context.faults
-    special = snapshot.in_flight | snapshot.refusals.keys() | faults.keys()
+    special, named = assignment.special, snapshot.in_flight | snapshot.refusals.keys() | faults.keys()
+    if named:
+        special = sorted({*special, *(number for number, name in enumerate(assignment.names) if name in named)})
     verdicts = [
-        (_UP_TO_DATE if has else outdated)  # as most are, so not worth a call
-        if process is not None
-        and availability is _AVAILABLE
-        and not (process.terminating or process.held or device.in_maintenance or device.unmet)
-        and not (special and device.name in special)
-        else classify(context, number, device, process, availability)
-        for number, device, process, availability, has, outdated in zip(
-            range(len(assignment.devices)),
-            assignment.devices,
-            assignment.processes,
-            assignment.availabilities,
-            context.on_target,
-            _of_outdated(context),
-            strict=True,
-        )
+        _UP_TO_DATE if has else outdated  # as most are, so not worth a call
+        for has, outdated in zip(context.on_target, _of_outdated(context), strict=True)
     ]
-    return Verdicts(verdicts, [number for number, verdict in enumerate(verdicts) if verdict is not _UP_TO_DATE])
+    for number in special:
+        device, process = assignment.devices[number], assignment.processes[number]
+        verdicts[number] = classify(context, number, device, process, assignment.availabilities[number])
+    others = [number for number, verdict in enumerate(verdicts) if verdict is not _UP_TO_DATE]
+    return Verdicts(verdicts, others, special)
 
 
 def without_steps(verdicts: Verdicts, why: Reason) -> Verdicts:
     """Return *verdicts* without their steps: *why* is the reason of each device that would be written to."""
     waits = {down: Verdict(why, down=down) for down in (False, True)}
-    return Verdicts(
-        [waits[each.down] if each.step is not Step.NONE else each for each in verdicts.all], verdicts.others
-    )
+    changed = [waits[each.down] if each.step is not Step.NONE else each for each in verdicts.all]
+    return evolve(verdicts, all=changed)
 
 
 def _of_outdated(context: Context) -> Sequence[Verdict]:

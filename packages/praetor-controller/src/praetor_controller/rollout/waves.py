@@ -19,17 +19,18 @@ one, so there a wave that nothing matches is passed over; devices that come into
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
-from itertools import compress
+from itertools import chain, compress, product
+from operator import and_
 
 from attrs import evolve, field, frozen, mutable
 
 from praetor_api.kube.codec import format_time
 from praetor_api.kube.objects import Approval, LabelSelector, Wave
 from praetor_controller.model.amounts import amount
-from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow
+from praetor_controller.model.rows import DeploymentRow, ProcessRow
 from praetor_controller.model.selectors import compile_each
 from praetor_controller.model.wave_record import MAX_FAILURES, WaveFailure, WaveRecord
 from praetor_controller.rollout.assignment import Assignment
@@ -90,7 +91,7 @@ class _Members:
     devices: int = 0
     unchanged: int = 0  # devices that the rollout gives nothing
     counted: int = 0
-    available_at: list[float] = field(factory=list)
+    available: int = 0
     started: bool = False
     failed: list[str] = field(factory=list)  # devices that failed and are counted no more by themselves
 
@@ -108,12 +109,11 @@ class _Members:
         return self.unchanged == self.devices > 0 and not self.failed
 
     def state(self, *, open: bool) -> WaveState:
-        available = len(self.available_at)
         return WaveState(
             name=self.wave.name,
             devices=self.devices,
             counted=self.counted,
-            available=available,
+            available=self.available,
             needed=self.needed,
             open=open,
             passed=self.passed,
@@ -150,16 +150,14 @@ def wave_progress(
         _Members(wave=wave, matched=found, passed=wave.name in record.passed or wave.name in let_pass)
         for wave, found in zip((*waves, Wave(name=REST)), (*matched, True), strict=True)
     ]
-    counted = list(compress(place, devices.counted))
+    counted, available = (list(compress(place, each)) for each in (devices.counted, devices.available))
     unchanged = list(compress(place, updated.unchanged))  # of none, where all are changed
     for index, group in enumerate(members):
-        group.devices, group.counted, group.unchanged = (each.count(index) for each in (place, counted, unchanged))
+        group.devices, group.unchanged = place.count(index), unchanged.count(index)
+        group.counted, group.available = counted.count(index), available.count(index)
         group.started = recorded[index] > 0
-    for number, available_at in devices.available_at.items():
-        if devices.counted[number]:
-            members[place[number]].available_at.append(available_at)
     failed = _failed(members, place, devices, assignment, failures, record)
-    progress = _opened(deployment, members, place, now, since, record, is_first=is_first)
+    progress = _opened(deployment, members, place, devices, now, since, record, is_first=is_first)
     record = WaveRecord(
         number=record.number,
         matched=record.matched | {group.wave.name for group in members[:-1] if group.matched},
@@ -181,16 +179,14 @@ def _failed(
     """Return the processes that failed and were not available since, and count those of devices that left."""
     known = {each.uid: each for each in record.failed}
     counted: set[str] = set()
-    available_at = devices.available_at
     # of a fleet few fail: those that are available matter only where some did before
-    for number in [
-        number for number, has in enumerate(devices.updated) if has and (known or number not in available_at)
-    ]:
+    suspects: Sequence[int] = range(len(place)) if known else assignment.special
+    for number in [number for number in suspects if devices.updated[number]]:
         device, process = assignment.devices[number], assignment.processes[number]
         availability = assignment.availabilities[number]
         if process is None or devices.is_unchanged(number):
             continue
-        if number in available_at:
+        if devices.is_available(number):
             known.pop(process.uid, None)
             continue
         index = place[number]
@@ -216,9 +212,9 @@ def _failed(
 class _Devices:
     """What decides about waves in each device, in the order of the devices.
 
-    *updated*: it has the target. *is_unchanged*: it had before. *counted*: waves wait for it. By their numbers,
-    *available_at* is when updated devices became available, and *recorded* the names of the waves in which updated
-    devices got the target.
+    *updated*: it has the target. *is_unchanged*: it had before. *counted*: waves wait for it. *available*: it is
+    counted, and available with the target. *recorded* are the names of the waves in which updated devices got the
+    target, by their numbers.
     """
 
     def __init__(
@@ -237,36 +233,28 @@ class _Devices:
         self._min_ready_s = float(deployment.policy.min_ready_seconds)
         self._now = now
         self._stamp = stamp
-        self._names = assignment.names
+        self._assignment = assignment
         self.rows = assignment.devices
         self._faults = faults
         self.updated = updated.all
         self.is_unchanged = updated.is_unchanged
         self._unchanged = updated.unchanged
-        available = Availability.AVAILABLE  # looked up once: in Python 3.11 each look-up in an enumeration is a call
-        self.counted = [
-            not (device.in_maintenance and device.maintained(now))
-            and not (process is not None and process.terminating and process.kept_at <= now)
-            and (
-                (  # as most are, so not worth a call
-                    availability is available
-                    and process is not None
-                    and (has or not (process.held or device.unmet or faults))
-                )
-                or self._counts(device, process, availability, updated=has)
-            )
-            for (device, process, availability), has in zip(assignment, self.updated, strict=True)
-        ]
-        for number in (number for number, same in enumerate(updated.unchanged) if same):
+        numbers, processes = range(len(self.rows)), assignment.processes
+        self.counted = [True] * len(numbers)
+        for number in assignment.special:
+            self.counted[number] = self._counts(number)
+        for number in compress(numbers, updated.unchanged):
             self.counted[number] = False
-        self.available_at: dict[int, float] = {}
-        self.recorded: dict[int, str] = {}
-        fleet = zip(range(len(self.updated)), assignment.processes, assignment.availabilities, strict=True)
-        for number, process, availability in compress(fleet, self.updated):
-            if process is not None and process.wave and (wave := self.wave_of(process)):
-                self.recorded[number] = wave
-            if availability is available and process is not None and not process.terminating:
-                self.available_at[number] = (process.ready_since or 0.0) + self._min_ready_s
+        for number in self._faulty:
+            self.counted[number] &= self.updated[number]
+        self.available = list(map(and_, self.updated, self.counted))
+        for number in assignment.special:
+            self.available[number] &= self.is_available(number)
+        self.recorded = {
+            number: wave
+            for number in compress(numbers, self.updated)
+            if (process := processes[number]) is not None and process.wave and (wave := self.wave_of(process))
+        }
 
     def wave_of(self, process: ProcessRow) -> str:
         """Return the name of the wave in which *process*, which has the target, got it; "" if in none."""
@@ -274,10 +262,31 @@ class _Devices:
         recent = stamp is not None and stamp >= self._stamp  # not an earlier rollout of it
         return process.wave if recent and process.revision == self._revision else ""
 
-    def _counts(
-        self, device: DeviceRow, process: ProcessRow | None, availability: Availability | None, *, updated: bool
-    ) -> bool:
-        if (device.unmet or device.name in self._faults) and not updated:
+    def is_available(self, number: int) -> bool:
+        """Return whether the process of the device at *number* is available and not being deleted."""
+        process = self._assignment.processes[number]
+        is_available = self._assignment.availabilities[number] is Availability.AVAILABLE
+        return is_available and process is not None and not process.terminating
+
+    def available_at(self, place: Sequence[int], index: int) -> list[float]:
+        """Return when the *available* devices whose *place* is the wave at *index* became so, the first one first."""
+        numbers = [number for number in compress(range(len(place)), self.available) if place[number] == index]
+        processes = (self._assignment.processes[number] for number in numbers)
+        return sorted((each.ready_since or 0.0) + self._min_ready_s for each in processes if each is not None)
+
+    @cached_property
+    def _faulty(self) -> Sequence[int]:
+        """The numbers of the devices that cannot be given what the overrides make of the template."""
+        if not self._faults:
+            return ()
+        return [number for number, name in enumerate(self._assignment.names) if name in self._faults]
+
+    def _counts(self, number: int) -> bool:
+        device, process = self.rows[number], self._assignment.processes[number]
+        availability, updated = self._assignment.availabilities[number], self.updated[number]
+        if device.maintained(self._now) or (process is not None and process.kept_at <= self._now):
+            return False
+        if device.unmet and not updated:
             return False
         if process is not None and process.held == OVERTAKEN:
             return True
@@ -291,36 +300,35 @@ class _Devices:
         """Return as many of *candidates* as a wave has *room* for: those that waves take first."""
         if room >= len(candidates):
             return candidates
-        ranks, by_rank = self._ranks, dict[int, list[int]]()
-        for number in candidates:
-            by_rank.setdefault(ranks[number], []).append(number)
         chosen: list[int] = []
-        for _, group in sorted(by_rank.items()):
+        for group in self._by_rank(candidates):
             fits = int(room) - len(chosen)
             if fits <= 0:
                 break
-            chosen += group if fits >= len(group) else sorted(group, key=self._names.__getitem__)[:fits]
+            chosen += group if fits >= len(group) else sorted(group, key=self._assignment.names.__getitem__)[:fits]
         return chosen
 
-    def may_pass(self, takes: Sequence[bool]) -> list[bool]:
-        """Return of each device that a wave *takes* whether the wave may be passed by it."""
-        if not (self._faults or self._unchanged):
-            return [not device.unmet for device in compress(self.rows, takes)]
-        return [
-            not (device.unmet or device.name in self._faults or self.is_unchanged(number))
-            for number, device in compress(enumerate(self.rows), takes)
-        ]
+    def may_pass(self, takes: Sequence[bool]) -> int:
+        """Return how many of the devices that a wave *takes* may let it pass."""
+        return takes.count(True) - sum(takes[number] for number in self._barred)
 
     @cached_property
-    def _ranks(self) -> Sequence[int]:
-        """How late waves take each device: what has the target first, then what counts and was seen, then by name."""
-        ranks = [
-            (0 if has else 4) + (0 if counts else 2) + (row.connected is None)
-            for has, counts, row in zip(self.updated, self.counted, self.rows, strict=True)
-        ]
-        for number in compress(range(len(ranks)), self._unchanged):  # of none, where all are changed
-            ranks[number] += 8
-        return ranks
+    def _barred(self) -> Collection[int]:
+        unmet = (number for number in self._assignment.special if self.rows[number].unmet)
+        return {*unmet, *self._faulty, *compress(range(len(self.rows)), self._unchanged)}
+
+    def _by_rank(self, candidates: Sequence[int]) -> Iterator[Sequence[int]]:
+        """Yield *candidates* as waves take them: what has the target first, then what counts, then what was seen."""
+        updated, counted, rows = self.updated, self.counted, self.rows
+        same = set(compress(range(len(rows)), self._unchanged))
+        changed = [number for number in candidates if number not in same] if same else candidates
+        ranks = (
+            [number for number in changed if updated[number] is has and counted[number] is counts]
+            for has, counts in product((True, False), repeat=2)
+        )
+        for rank in chain(ranks, ([number for number in candidates if number in same],)):
+            yield [number for number in rank if rows[number].connected is not None]
+            yield [number for number in rank if rows[number].connected is None]
 
 
 def _place(waves: Sequence[Wave], devices: _Devices) -> tuple[list[int], list[bool], list[int]]:
@@ -350,8 +358,8 @@ def _place(waves: Sequence[Wave], devices: _Devices) -> tuple[list[int], list[bo
 def _limit(index: int, wave: Wave, devices: _Devices, takes: Sequence[bool]) -> float:
     if wave.limit is None:
         return math.inf
-    may_pass = devices.may_pass(takes) if isinstance(wave.limit, str) else []
-    candidates = sum(may_pass) or len(may_pass)  # a wave that none may pass is not one without a device
+    # a wave that none may pass is not one without a device
+    candidates = devices.may_pass(takes) or takes.count(True) if isinstance(wave.limit, str) else 0
     return amount(wave.limit, candidates, f"{_PATH}[{index}].limit")
 
 
@@ -359,6 +367,7 @@ def _opened(
     deployment: DeploymentRow,
     members: Sequence[_Members],
     place: Sequence[int],
+    devices: _Devices,
     now: float,
     since: float,
     record: WaveRecord,
@@ -371,7 +380,7 @@ def _opened(
     progress_at, recheck_at, blocker = 0.0, math.inf, None
     while open_ < len(members) and blocker is None:
         group = members[open_]
-        blocker, passed_at = _gates(members[:open_], now, since, record, is_first=is_first)
+        blocker, passed_at = _gates(members[:open_], place, devices, now, since, record, is_first=is_first)
         if blocker is None:
             for before in members[:open_]:
                 before.passed = True
@@ -400,17 +409,24 @@ def _passed(deployment: DeploymentRow, group: _Members) -> Reason | None:
 
 
 def _gates(
-    before: Sequence[_Members], now: float, since: float, record: WaveRecord, *, is_first: bool
+    before: Sequence[_Members],
+    place: Sequence[int],
+    devices: _Devices,
+    now: float,
+    since: float,
+    record: WaveRecord,
+    *,
+    is_first: bool,
 ) -> tuple[Reason | None, float]:
     """Return what the next wave waits for (None: nothing), and when that ends or ended (epoch seconds; 0: unknown)."""
     opens_at = 0.0
-    for group in before:
+    for index, group in enumerate(before):
         if group.passed:
             continue
         reason = _empty(group, record, is_first=is_first) or _short(group)
         if reason is not None:
             return reason, 0.0
-        reached_at = sorted(group.available_at)[group.needed - 1] if group.needed else since
+        reached_at = devices.available_at(place, index)[group.needed - 1] if group.needed else since
         ends_at = reached_at + group.wave.soak_seconds if group.devices > group.unchanged or group.failed else 0.0
         if ends_at > now:
             until = format_time(datetime.fromtimestamp(ends_at, UTC))
@@ -430,10 +446,9 @@ def _empty(group: _Members, record: WaveRecord, *, is_first: bool) -> Reason | N
 
 def _short(group: _Members) -> Reason | None:
     """Return what a wave waits for that has too few available devices; None when it has enough."""
-    available, needed = len(group.available_at), group.needed
-    if available >= needed:
+    if group.available >= group.needed:
         return None
-    detail = f"{group.wave.name} {available}/{needed}"
+    detail = f"{group.wave.name} {group.available}/{group.needed}"
     if group.failed:
         return Reason(ReasonCode.WAVE_FAILED, _with_failed(group, detail))
     if not group.counted:
