@@ -69,7 +69,7 @@ def availabilities(
     """
     special = [
         number
-        for number, (device, process) in enumerate(zip(devices, processes, strict=True))
+        for number, device, process in zip(range(len(devices)), devices, processes, strict=True)
         if process is None
         or process.ready_since is None
         or process.ready_since + min_ready_s > now

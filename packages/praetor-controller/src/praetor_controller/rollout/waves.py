@@ -339,19 +339,17 @@ def _place(waves: Sequence[Wave], devices: _Devices) -> tuple[list[int], list[bo
     recorded = [indices.count(index) for index in range(len(waves) + 1)]
     rest = len(waves)
     place = [rest] * len(devices.rows)
+    free = [True] * len(place)
     for number, index in of_recorded.items():
-        place[number] = index
-    left: Sequence[int] = range(len(place))
-    if of_recorded:
-        left = [number for number in left if number not in of_recorded]
+        place[number], free[number] = index, False
     matched: list[bool] = []
     labels = [row.labels for row in devices.rows] if waves else []
     for index, wave in enumerate(waves):
         takes = compile_each(wave.selector or LabelSelector(), f"{_PATH}[{index}].selector")(labels)
         matched.append(True in takes)
         room = _limit(index, wave, devices, takes) - recorded[index]
-        for number in devices.first([number for number in left if takes[number] and place[number] == rest], room):
-            place[number] = index
+        for number in devices.first(list(compress(range(len(place)), map(and_, takes, free))), room):
+            place[number], free[number] = index, False
     return place, matched, recorded
 
 
