@@ -381,15 +381,13 @@ def _progress_at(context: Context, assignment: Assignment, verdicts: Verdicts) -
     """Return when the last step forward was made: a wave opened, a device got the target or became available."""
     min_ready_s, at = context.min_ready_s, context.at
     latest = context.waves.progress_at if context.waves is not None else 0.0
-    processes = assignment.processes
-    for number in verdicts.on_target:  # one loop: it is over the fleet
-        process = processes[number]
-        if process is not None:
-            offered_at, ready_since = process.offered_at, process.ready_since
-            if offered_at is not None and offered_at > latest:
-                latest = offered_at
-            if ready_since is not None and latest < ready_since + min_ready_s <= at and not process.on_trial:
-                latest = ready_since + min_ready_s
+    processes = (assignment.processes[number] for number in verdicts.on_target)
+    for process in filter(None, processes):  # one loop: it is over the fleet
+        offered_at, ready_since = process.offered_at, process.ready_since
+        if offered_at is not None and offered_at > latest:
+            latest = offered_at
+        if ready_since is not None and latest < ready_since + min_ready_s <= at and not process.on_trial:
+            latest = ready_since + min_ready_s
     return latest
 
 

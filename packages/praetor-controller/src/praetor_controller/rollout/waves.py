@@ -301,10 +301,9 @@ class _Devices:
         if room >= len(candidates):
             return candidates
         chosen: list[int] = []
-        for group in self._by_rank(candidates):
-            fits = int(room) - len(chosen)
-            if fits <= 0:
-                break
+        groups = self._by_rank(candidates)
+        while (fits := int(room) - len(chosen)) > 0:
+            group = next(groups)
             chosen += group if fits >= len(group) else sorted(group, key=self._assignment.names.__getitem__)[:fits]
         return chosen
 
@@ -317,18 +316,21 @@ class _Devices:
         unmet = (number for number in self._assignment.special if self.rows[number].unmet)
         return {*unmet, *self._faulty, *compress(range(len(self.rows)), self._unchanged)}
 
-    def _by_rank(self, candidates: Sequence[int]) -> Iterator[Sequence[int]]:
-        """Yield *candidates* as waves take them: what has the target first, then what counts, then what was seen."""
-        updated, counted, rows = self.updated, self.counted, self.rows
-        same = set(compress(range(len(rows)), self._unchanged))
+    def _by_rank(self, candidates: Sequence[int]) -> Iterator[list[int]]:
+        """Return *candidates* as waves take them: what has the target first, then what counts, then what was seen."""
+        updated, counted = self.updated, self.counted
+        same = set(compress(range(len(self.rows)), self._unchanged))
         changed = [number for number in candidates if number not in same] if same else candidates
         ranks = (
             [number for number in changed if updated[number] is has and counted[number] is counts]
             for has, counts in product((True, False), repeat=2)
         )
-        for rank in chain(ranks, ([number for number in candidates if number in same],)):
-            yield [number for number in rank if rows[number].connected is not None]
-            yield [number for number in rank if rows[number].connected is None]
+        last = [number for number in candidates if number in same]
+        return chain.from_iterable(map(self._seen_first, chain(ranks, (last,))))
+
+    def _seen_first(self, numbers: Sequence[int]) -> tuple[list[int], list[int]]:
+        seen = [number for number in numbers if self.rows[number].connected is not None]
+        return seen, [number for number in numbers if self.rows[number].connected is None]
 
 
 def _place(waves: Sequence[Wave], devices: _Devices) -> tuple[list[int], list[bool], list[int]]:
