@@ -25,8 +25,8 @@ def seen(at: float, *known: ProcessRow, generation: int = 1, uid: str = "u", **c
     status = {"phase": "Running", "observedGeneration": generation, "startTime": THEN, "conditions": conditions}
     metadata = {"name": "a", "namespace": "lab", "uid": uid, "generation": generation}
     spec = {"deviceRef": {"name": "a"}}
-    row = project_process({"metadata": metadata, "spec": spec, "status": status | changes})
-    return first_seen(row, known, at)
+    obj = {"metadata": metadata, "spec": spec, "status": status | changes}
+    return project_process(obj, lambda uid, stamps: first_seen(uid, stamps, known, at))
 
 
 def silent(since: str = LATER) -> dict[str, Any]:

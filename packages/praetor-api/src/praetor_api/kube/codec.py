@@ -66,7 +66,7 @@ def parse_time(text: str) -> datetime:
 
 def format_time(value: datetime) -> str:
     """Return *value* as metav1.Time writes it, UTC in whole seconds: `2026-01-01T00:00:00Z`."""
-    return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return value.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def format_micro_time(value: datetime) -> str:

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import marshal
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from praetor_api.annotations import (
     APPROVED_WAVES_ANNOTATION,
@@ -50,11 +51,17 @@ from praetor_controller.model.selectors import Matches, compile_fact_selector, c
 from praetor_controller.model.spec_faults import process_fault
 
 _KINDS = {kind.value: kind for kind in DeviceKind}
+_MARSHAL = 2  # the newest version whose bytes depend on nothing but the value
+_MAX_SHORT = 4096
 _MAX_DETAIL = 200
 _MAX_CAUSE = 1024
 _READY = (ConditionType.AGENT_CONNECTED, ConditionType.SPEC_OBSERVED, ConditionType.HEALTHY)
 _STORMS = (ProcessReason.STORM, ProcessReason.FLEET_SILENT)
 _RUNNING = (Phase.RUNNING.value, Phase.SUCCEEDED.value)
+
+
+Seen: TypeAlias = Callable[[str, Stamps], Mapping[str, Any]]
+"""Returns fields of a ProcessRow by its uid and its stamps: what the reader has seen of the object itself."""
 
 
 class _Fact(NamedTuple):
@@ -94,8 +101,11 @@ def _features(text: str) -> frozenset[str]:
     return frozenset(filter(None, text.split(",")))
 
 
-def project_process(obj: Mapping[str, Any]) -> ProcessRow:
-    """Return the row of a DeviceProcess."""
+def project_process(obj: Mapping[str, Any], seen: Seen | None = None) -> ProcessRow:
+    """Return the row of a DeviceProcess; what *seen* returns for its uid and its stamps replaces what the object says.
+
+    A row is built once: to change one costs as much as all that is read from the object.
+    """
     metadata, spec, status = obj["metadata"], obj.get("spec") or {}, obj.get("status") or {}
     namespace, annotations = metadata.get("namespace", ""), metadata.get("annotations") or {}
     facts = _facts(status)
@@ -109,15 +119,37 @@ def project_process(obj: Mapping[str, Any]) -> ProcessRow:
     settled = _settled(status, facts) if observed else None
     failure = _failure(status, facts) if observed or _gave_up(metadata, facts) else ""
     crashed = _crashed(status, facts) if observed and not failure else None
-    run, silent = status.get("startTime"), connected.since if connected.status == "False" else None
+    run, ends, terminating = status.get("startTime"), _ends(status), metadata.get("deletionTimestamp")
+    is_silent, uid = connected.status == "False", metadata.get("uid", "")
+    stamps = Stamps(
+        offered_at=hash(generation),
+        ready_since=_stamp(generation, ready),
+        settled_since=_stamp(generation, settled),
+        silent_since=_stamp(generation, (connected,)) if is_silent else None,
+        run_since=hash((generation, run, ends)),
+        terminating_since=hash(terminating) if "deletionTimestamp" in metadata else None,
+        crashed_at=None if crashed is None else hash((generation, run, ends, crashed.since)),
+    )
+    shown: dict[str, Any] = {
+        "offered_at": offered_at,
+        "ready_since": _latest(offered_at, ready),
+        "settled_since": _latest(offered_at, settled),
+        "silent_since": connected.since if is_silent else None,
+        "run_since": epoch(run),
+        "terminating_since": epoch(terminating),
+        "crashed_at": crashed.since if crashed is not None else None,
+        "failure": failure if crashed is None else _words(f"ended {ends} times", crashed),
+    }
+    if seen is not None:
+        shown |= seen(uid, stamps)
     return ProcessRow(
         name=metadata["name"],
         namespace=namespace,
-        uid=metadata.get("uid", ""),
+        uid=uid,
         resource_version=metadata.get("resourceVersion", ""),
         device=_device(spec.get("deviceRef") or {}, namespace),
         owner=owner_of(metadata),
-        spec_hash=kept(spec_hash({name: value for name, value in spec.items() if name != "deviceRef"})),
+        spec_hash=_own_hash(spec),
         labels=_shared(frozenset((metadata.get("labels") or {}).items())),
         annotations=_shared(frozenset(item for item in annotations.items() if item[0] not in OWN_ANNOTATIONS)),
         annotated=bool(annotations),
@@ -125,11 +157,9 @@ def project_process(obj: Mapping[str, Any]) -> ProcessRow:
         managed=kept(annotations.get(MANAGED_ANNOTATION, "")),
         wave=kept(annotations.get(WAVE_ANNOTATION, "")),
         min_ready=kept(annotations.get(MIN_READY_ANNOTATION, "")),
-        offered_at=offered_at,
         offer_stamp=offered_at or 0.0,
         created_at=epoch(metadata.get("creationTimestamp")) or 0.0,
-        terminating=metadata.get("deletionTimestamp") is not None,
-        terminating_since=epoch(metadata.get("deletionTimestamp")),
+        terminating=terminating is not None,
         grace_s=float((spec.get("execution") or {}).get("terminationGracePeriodSeconds") or 0),
         finalizers=tuple(metadata.get("finalizers") or ()),
         connected=_truth(connected),
@@ -138,25 +168,27 @@ def project_process(obj: Mapping[str, Any]) -> ProcessRow:
         in_storm=connected.status != "True" and connected.reason in _STORMS,
         reported=observed_generation > 0,
         observed=observed,
-        ready_since=_latest(offered_at, ready),
         on_trial=observed and facts.get(ConditionType.ON_TRIAL, _UNKNOWN).status == "True",
-        settled_since=_latest(offered_at, settled),
-        silent_since=silent,
-        run_since=epoch(run),
-        crashed_at=crashed.since if crashed is not None else None,
-        stamps=Stamps(
-            offered_at=hash(generation),
-            ready_since=_stamp(generation, ready),
-            settled_since=_stamp(generation, settled),
-            silent_since=_stamp(generation, (connected,)) if connected.status == "False" else None,
-            run_since=hash((generation, run, _ends(status))),
-            terminating_since=hash(metadata["deletionTimestamp"]) if "deletionTimestamp" in metadata else None,
-            crashed_at=None if crashed is None else hash((generation, run, _ends(status), crashed.since)),
-        ),
-        failure=failure if crashed is None else _words(f"ended {_ends(status)} times", crashed),
+        stamps=stamps,
         removal=annotations.get(REMOVAL_ANNOTATION, ""),
         held=_held(facts),
+        **shown,
     )
+
+
+def _own_hash(spec: Mapping[str, Any]) -> str:
+    """Return the hash of *spec* without deviceRef."""
+    own = marshal.dumps({name: value for name, value in spec.items() if name != "deviceRef"}, _MARSHAL)
+    return _hash_of_short(own) if len(own) <= _MAX_SHORT else kept(spec_hash(marshal.loads(own)))
+
+
+@lru_cache(maxsize=1024)
+def _hash_of_short(own: bytes) -> str:
+    """Return the hash of a marshalled spec, computed once for the many processes that have it.
+
+    These bytes tell true and 1.0 from 1 as the hash does; a comparison of the specs would not.
+    """
+    return kept(spec_hash(marshal.loads(own)))
 
 
 def project_deployment(obj: Mapping[str, Any]) -> DeploymentRow:

@@ -119,12 +119,12 @@ class Cache:
 
     def process(self, obj: Mapping[str, Any]) -> ProcessRow:
         """Return the row of a DeviceProcess as the API answered it, with the times at which we saw what it shows."""
-        metadata = obj["metadata"]
-        created = self.processes.created(Key.of(obj), metadata.get("uid", ""), metadata.get("resourceVersion", ""))
+        metadata, key = obj["metadata"], Key.of(obj)
+        created = self.processes.created(key, metadata.get("uid", ""), metadata.get("resourceVersion", ""))
         if created is not None:
             return created  # what a fan-out reads back of its own writes is not worth another projection
-        row = project_process(obj)
-        return first_seen(row, self.processes.versions(Key(row.namespace, row.name)), self.steady())
+        known, now = self.processes.versions(key), self.steady()
+        return project_process(obj, lambda uid, stamps: first_seen(uid, stamps, known, now))
 
     @property
     def synced(self) -> bool:
