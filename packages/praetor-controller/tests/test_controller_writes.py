@@ -11,6 +11,7 @@ from attrs import evolve
 
 from controller_testing import NAMESPACE, START, deployment, process
 from kube_testing import copied
+from praetor_api.canonical import spec_hash
 from praetor_api.kube.client.resource import Key
 from praetor_api.kube.codec import encode
 from praetor_api.kube.objects import Condition, ConditionStatus
@@ -159,6 +160,17 @@ def test_a_process_belongs_to_the_device_of_its_namespace_that_it_names(ref: dic
     obj = raw_process({})
     obj["spec"]["deviceRef"] = ref
     assert project_process(obj).device == device
+
+
+@pytest.mark.parametrize("argument", ["x", pytest.param("x" * 10_000, id="long")])
+def test_processes_are_told_apart_by_all_of_their_specs_but_the_device(argument: str) -> None:
+    def hash_of(device: str, **fields: Any) -> str:
+        spec = {"deviceRef": {"name": device}, "execution": {"command": [argument]} | fields}
+        return project_process(raw_process({}) | {"spec": spec}).spec_hash
+
+    own = spec_hash({"execution": {"command": [argument], "later": 1}})
+    assert hash_of("a", later=1) == hash_of("b", later=1) == own
+    assert len({hash_of("a", later=later) for later in (1, True, 1.0, "1", None)}) == 5
 
 
 def test_only_the_controlling_owner_counts() -> None:

@@ -178,17 +178,18 @@ def project_process(obj: Mapping[str, Any], seen: Seen | None = None) -> Process
 
 def _own_hash(spec: Mapping[str, Any]) -> str:
     """Return the hash of *spec* without deviceRef."""
-    own = marshal.dumps({name: value for name, value in spec.items() if name != "deviceRef"}, _MARSHAL)
-    return _hash_of_short(own) if len(own) <= _MAX_SHORT else kept(spec_hash(marshal.loads(own)))
+    own = {name: value for name, value in spec.items() if name != "deviceRef"}
+    packed = marshal.dumps(own, _MARSHAL)
+    return _hash_of_short(packed) if len(packed) <= _MAX_SHORT else kept(spec_hash(own))
 
 
 @lru_cache(maxsize=1024)
-def _hash_of_short(own: bytes) -> str:
+def _hash_of_short(packed: bytes) -> str:
     """Return the hash of a marshalled spec, computed once for the many processes that have it.
 
     These bytes tell true and 1.0 from 1 as the hash does; a comparison of the specs would not.
     """
-    return kept(spec_hash(marshal.loads(own)))
+    return kept(spec_hash(marshal.loads(packed)))  # noqa: S302  # our own bytes
 
 
 def project_deployment(obj: Mapping[str, Any]) -> DeploymentRow:
@@ -398,6 +399,7 @@ def _truth(fact: _Fact) -> bool | None:
     return {"True": True, "False": False}.get(fact.status)
 
 
+@lru_cache(maxsize=1024)  # writes and reports of a fleet come many in a second
 def epoch(text: str | None) -> float | None:
     """Return the time in *text* in seconds since the epoch; None when there is none."""
     if not text:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, assert_never
 
 import structlog
@@ -101,7 +102,7 @@ class Writer:
         self._project = cache.process
         self._clock = clock
         self._limiter = limiter
-        self._metrics = metrics
+        self._written = lru_cache(metrics.writes.labels)  # to find a counter by its labels takes longer than to count
         self._may_write = may_write
         self._slots = asyncio.Semaphore(CONCURRENCY)
 
@@ -154,11 +155,11 @@ class Writer:
         except KubeError as e:
             span.end(str(e))
             verb = type(action).__name__.lower()
-            self._metrics.writes.labels(verb, type(e).__name__).inc()
+            self._written(verb, type(e).__name__).inc()
             await self._failed(action, work, e)
         else:
             span.end()
-            self._metrics.writes.labels(type(action).__name__.lower(), "done").inc()
+            self._written(type(action).__name__.lower(), "done").inc()
             work.state.refusals.accepted(_refusal_key(action, work.deployment), self._clock.monotonic())
 
     def _span(self, action: Write, work: _Work) -> Span:
