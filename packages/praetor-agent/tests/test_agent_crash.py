@@ -233,6 +233,7 @@ class RecordingReporter(Reporter):
         memory: Memory,
         device: ObservedDevice,
         health: Mapping[str, Health],
+        now: float,
         ask_at: float | None = None,
     ) -> None:
         self.reported = observations(desired, memory, device, health, 0.0)

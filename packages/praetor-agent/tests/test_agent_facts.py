@@ -89,7 +89,7 @@ def test_the_reporter_reads_the_facts_again_after_a_while_only() -> None:
         address = Address(url=gateway.url, device="leaf-1", token=lambda: None)
         client = GatewayClient(address)
         reporter = Reporter(client, Inbox(lambda: None), clock, Report(), lambda: None, facts)
-        reporter.offer(None, {}, ObservedDevice(boot_id="b"), {})
+        reporter.offer(None, {}, ObservedDevice(boot_id="b"), {}, clock.seconds)
         began = clock.seconds
         while clock.seconds < began + FACTS_SECONDS:
             clock.seconds = reporter.step()

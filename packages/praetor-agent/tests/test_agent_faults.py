@@ -169,7 +169,7 @@ def reporter(gateway: FakeGateway, clock: FakeClock) -> Iterator[Reporter]:
 def test_a_clock_that_jumps_moves_no_report_and_no_order_of_reports(
     gateway: FakeGateway, clock: FakeClock, reporter: Reporter, jump: timedelta, after: str
 ) -> None:
-    reporter.offer(None, {}, ObservedDevice(boot_id="b"), {})
+    reporter.offer(None, {}, ObservedDevice(boot_id="b"), {}, clock.seconds)
     next_at = reporter.step()
     clock.time += jump
     assert reporter.step() == next_at
@@ -185,7 +185,7 @@ def test_a_rejected_report_is_sent_again_in_full(gateway: FakeGateway, clock: Fa
     seen = {"uid-a": Record(uid="uid-a", name="a")}
     desired = Desired(device_name="leaf-1")
     gateway.fail(Fault(path="/report", status=200, body=b'{"ack": false, "heartbeatIntervalSeconds": 3600}'))
-    reporter.offer(desired, seen, ObservedDevice(boot_id="b"), {})
+    reporter.offer(desired, seen, ObservedDevice(boot_id="b"), {}, clock.seconds)
     again_at = reporter.step()
     heard_at = reporter.heard_at
     assert 0 < again_at - clock.seconds <= 1.25
@@ -200,7 +200,7 @@ def test_until_a_report_is_answered_the_desired_state_says_how_often_to_send(
 ) -> None:
     kept = Desired(device_name="leaf-1", heartbeat_interval_seconds=600)
     gateway.fail(Fault(path="/report", status=500, times=4))
-    reporter.offer(kept, {}, ObservedDevice(boot_id="b"), {})
+    reporter.offer(kept, {}, ObservedDevice(boot_id="b"), {}, clock.seconds)
     for _ in range(3):
         clock.seconds = reporter.step()
     assert 540 <= reporter.step() - clock.seconds <= 660
@@ -276,7 +276,9 @@ def test_a_report_is_about_the_latest_pass_however_many_there_were_while_another
 ) -> None:
     desired, device = Desired(device_name="leaf-1"), ObservedDevice(boot_id="b")
     for count in range(3):
-        reporter.offer(desired, {"uid-a": Record(uid="uid-a", name="a", restart_count=count)}, device, {})
+        reporter.offer(
+            desired, {"uid-a": Record(uid="uid-a", name="a", restart_count=count)}, device, {}, clock.seconds
+        )
     reporter.step()
     assert [seen.restart_count for seen in gateway.history] == [2]
 

@@ -228,9 +228,9 @@ def test_a_report_causes_a_pass_only_if_a_change_waits_for_an_exchange(gateway: 
     sender, inbox = client(gateway.url), Inbox(lambda: None)
     reporter = Reporter(sender, inbox, SystemClock(), identity, lambda: None, dict, wake, note=note)
     device = ObservedDevice(boot_id="b")
-    reporter.offer(None, {}, device, {})
+    reporter.offer(None, {}, device, {}, 0.0)
     reporter.step()
-    reporter.offer(None, {}, device, {}, ask_at=0.0)
+    reporter.offer(None, {}, device, {}, 0.0, ask_at=0.0)
     reporter.step()
     assert causes == ["note", "wake"]
     sender.close()

@@ -115,6 +115,7 @@ class RecordingReporter(Reporter):
         memory: Memory,
         device: ObservedDevice,
         health: Mapping[str, Health],
+        now: float,
         ask_at: float | None = None,
     ) -> None:
         self.seen = {one.name: one for one in observations(desired, memory, device, health, 0.0).values()}

@@ -177,7 +177,7 @@ class Device:
 
     def offer(self, restarts: int = 0, **more: Record) -> None:
         memory = {"u": Record(uid="u", name="a", namespace="n", restart_count=restarts), **more}
-        self.reporter.offer(self.desired, memory, ObservedDevice(boot_id="boot-1"), {})
+        self.reporter.offer(self.desired, memory, ObservedDevice(boot_id="boot-1"), {}, self.clock.seconds)
 
     def after(self, seconds: float) -> int:
         """Let time pass, and return how many reports were sent so far."""

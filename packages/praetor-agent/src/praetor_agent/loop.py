@@ -122,20 +122,19 @@ class Loop:
         if self._received is not None:  # first, so that a download makes no room at the cost of what is in use
             self._deps.host.keep_artifacts(items, self._memory)
         wakes: list[float | None] = []
-        device, ask_at = self._observe(), None
+        (device, now), ask_at = self._observe(), None
         before = _verdicts(self._deps.probes)
         if self._received is not None:
-            device, decision = self._converge(self._received, device)
+            device, now, decision = self._converge(self._received, device, now)
             wakes.append(decision.wake_at)
             ask_at = decision.ask_at
             self._collect_files(self._received, device)
         probes = self._deps.probes
         wakes.append(probes.step(self._memory, device))
         desired = self._received.desired if self._received is not None else None
-        self._deps.reporter.offer(desired, self._memory, device, probes.health, ask_at)
+        self._deps.reporter.offer(desired, self._memory, device, probes.health, now, ask_at)
         self._save_view()
         learned = before != _verdicts(probes)
-        now = self._deps.clock.now()
         retry_at = self._deps.host.fetcher.next_at(now) if self._deps.host.has_artifacts else None
         if learned:
             wakes.append(now)  # what this pass learned may change the decision
@@ -166,7 +165,8 @@ class Loop:
             with suppress(OSError):
                 self._deps.state.save_view(view)
 
-    def _observe(self) -> ObservedDevice:
+    def _observe(self) -> tuple[ObservedDevice, float]:
+        """Return the device as it is, and when that was, in seconds since boot."""
         seen = self._deps.host.observe()
         edited_files = self._deps.host.edited_files(seen.observed)
         file_problems = self._file_problems()
@@ -183,7 +183,7 @@ class Loop:
             edited_files=edited_files,
         )
         self._progress()
-        return device
+        return device, self._deps.clock.now()
 
     def _file_problems(self) -> dict[str, Failure]:
         """Return by uid why the files of a version that does not run yet cannot be written."""
@@ -213,14 +213,17 @@ class Loop:
         self._received, self._faults = latest, known_faults(latest.desired.items)
         self._persist(_DESIRED, lambda: self._deps.state.save_desired(self._device, latest))
 
-    def _converge(self, received: Received, device: ObservedDevice) -> tuple[ObservedDevice, Decision]:
+    def _converge(
+        self, received: Received, device: ObservedDevice, now: float
+    ) -> tuple[ObservedDevice, float, Decision]:
+        """Decide and act until nothing is left to do; return the device, when it was so, and the last decision."""
         for _ in range(MAX_ROUNDS):
             before = self._memory
-            decision = self._decide(received, device)
+            decision = self._decide(received, device, now)
             if self._persistence_errors and device.persistence_error is None:
                 self._memory = before  # decide again, knowing that the decision cannot be stored
                 device = replace(device, persistence_error=self._persistence_error())
-                decision = self._decide(received, device)
+                decision = self._decide(received, device, now)
             acted = False
             for action in decision.actions:
                 acted |= self._act(action)
@@ -228,14 +231,14 @@ class Loop:
             if not acted:
                 break
             self._remember(self._memory)
-            device = self._observe()
+            device, now = self._observe()
         for uid, failure in self._failures.items():  # a later round of this pass did not try again
             if uid in self._memory and self._memory[uid].failure is None:
                 self._memory[uid] = replace(self._memory[uid], failure=failure)
-        return device, decision
+        return device, now, decision
 
-    def _decide(self, received: Received, device: ObservedDevice) -> Decision:
-        decision = reconcile(received.desired, device, self._memory, self._deps.clock.now(), self._faults)
+    def _decide(self, received: Received, device: ObservedDevice, now: float) -> Decision:
+        decision = reconcile(received.desired, device, self._memory, now, self._faults)
         self._log_rollbacks(decision.memory)
         self._remember(self._with_output(decision.memory))
         return decision

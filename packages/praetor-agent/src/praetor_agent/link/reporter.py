@@ -110,10 +110,13 @@ class Reporter:
         memory: Memory,
         device: ObservedDevice,
         health: Mapping[str, Health],
+        now: float,
         ask_at: float | None = None,
     ) -> None:
-        """Let the next report be about this and no longer about what was offered before; wait for nothing."""
-        found = reports.observations(desired, memory, device, health, self._clock.now())
+        """Let the next report be about *device* as it was *now*, in seconds since boot, and no longer about what was
+        offered before; wait for nothing.
+        """
+        found = reports.observations(desired, memory, device, health, now)
         if self._masking.texts:
             found = {uid: self._masking.reported(seen) for uid, seen in found.items()}
         latest = _Offer(current=found, desired=desired, ask_at=ask_at)
