@@ -107,6 +107,7 @@ class GatewayClient:
 
     def __init__(self, address: Address) -> None:
         self._address = address
+        self._desired_path, self._report_path = desired_path(address.device), report_path(address.device)
         self._http = requests.Session()
         # The environment's CA bundle, passwords (.netrc) and proxies would override our settings.
         self._http.trust_env = False
@@ -126,7 +127,7 @@ class GatewayClient:
         if wait:
             headers["Prefer"] = f"wait={wait}"
         timeout = wait + WAIT_MARGIN_SECONDS if wait else READ_TIMEOUT_SECONDS
-        response, body = self._send("GET", desired_path(self._address.device), headers, None, timeout)
+        response, body = self._send("GET", self._desired_path, headers, None, timeout)
         interval, resync = _seconds(response, INTERVAL_HEADER), response.headers.get(RESYNC_HEADER) == "1"
         if response.status_code == requests.codes.not_modified:
             return PollAnswer(interval=interval, resync=resync)
@@ -142,7 +143,7 @@ class GatewayClient:
 
     def report(self, report: Report) -> ReportAck:
         """Send a report and return what the gateway answers."""
-        _, body = self._send("POST", report_path(self._address.device), {}, write(report), READ_TIMEOUT_SECONDS)
+        _, body = self._send("POST", self._report_path, {}, write(report), READ_TIMEOUT_SECONDS)
         try:
             ack = read(ReportAck, _decoded(body))
         except WireError as e:
@@ -157,7 +158,7 @@ class GatewayClient:
 
     def date(self) -> str | None:
         """Poll once and return the Date header of the gateway's answer."""
-        response, _ = self._send("GET", desired_path(self._address.device), {}, None, READ_TIMEOUT_SECONDS)
+        response, _ = self._send("GET", self._desired_path, {}, None, READ_TIMEOUT_SECONDS)
         return response.headers.get("Date")
 
     def close(self) -> None:
