@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
@@ -202,17 +202,14 @@ class ProcessBackend:
     def _boot_of_job(self) -> str:
         return self._boot_id
 
-    def _runs(self) -> Iterator[tuple[Path, Run]]:
+    def _runs(self) -> list[tuple[Path, Run]]:
         try:
             places = sorted(self._directory.iterdir())
         except FileNotFoundError:
-            return
+            return []
         except OSError as e:
             raise BackendError(f"{self._directory} cannot be read: {e.strerror}") from e
-        for place in places:
-            run = _read_run(place)
-            if run is not None:
-                yield place, run
+        return [(place, run) for place in places if (run := _read_run(place)) is not None]
 
     def _seen(self, place: Path, run: Run) -> Observed:
         supervised = run.boot_id == self._boot_id and procfs.is_running(*run.shim)
