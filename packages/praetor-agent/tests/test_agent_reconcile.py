@@ -26,10 +26,10 @@ from praetor_agent.core.model import (
     Revision,
     Rollback,
     TerminationReason,
-    durable,
 )
 from praetor_agent.core.reconcile import Decision, Fetch, Refresh, Remove, Repair, Start, Stop, reconcile
 from praetor_agent.core.report import observations
+from praetor_agent.state import durable
 from praetor_api.conditions import STABILITY_WINDOW_SECONDS
 from praetor_api.files import File, OnChange, ReloadSignal
 from praetor_api.keyrefs import ConfigMapKeyRef, SecretKeyRef

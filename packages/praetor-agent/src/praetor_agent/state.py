@@ -13,15 +13,16 @@ import logging
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import field
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Any, Optional
 
 from praetor_agent.core.masking import secret_values
-from praetor_agent.core.model import Memory, Record, View, durable
+from praetor_agent.core.model import Memory, ProcessStage, Record, View
 from praetor_agent.errors import AgentError
 from praetor_api.backports import dataclass
 from praetor_api.protocol import Desired, DesiredItem, read_desired
+from praetor_api.spec import RestartPolicy
 from praetor_api.wire import WireError, clean_text, parse_json, read, write
 
 log = logging.getLogger(__name__)
@@ -361,6 +362,20 @@ class State:
 
     def _confirmation(self, uid: str) -> Path:
         return self._directory / f"confirmed-{hashlib.sha256(uid.encode()).hexdigest()[:32]}"
+
+
+def durable(record: Record) -> Record:
+    """Return *record* without what a restart of the device makes void. What is equal then needs no flush to disk.
+
+    A service is started again after a restart, however far its start or stop had come. Of a job everything counts,
+    because it runs once per spec.
+    """
+    if record.current is None or record.current.item.spec.restart_policy is not RestartPolicy.ALWAYS:
+        return record
+    stage = ProcessStage.RUNNING if record.stage is ProcessStage.STARTING else record.stage
+    return replace(
+        record, stage=stage, handle=None, started_at=0.0, start_time=None, healthy_since=None, stop_deadline=None
+    )
 
 
 def _durable(memory: Memory) -> Memory:

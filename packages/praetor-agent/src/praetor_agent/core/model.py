@@ -12,7 +12,7 @@ from praetor_agent.core.health import Health
 from praetor_api.backports import StrEnum, dataclass
 from praetor_api.conditions import PROVING_SECONDS
 from praetor_api.protocol import DesiredItem, RollbackReason
-from praetor_api.spec import Artifact, ArtifactType, Backend, RestartPolicy
+from praetor_api.spec import Artifact, ArtifactType, Backend
 
 
 class ProcessStage(StrEnum):
@@ -159,20 +159,6 @@ class Record:
     def mark(self) -> str | None:
         """Hash of the spec that the process was started with, by which its backend knows it."""
         return self.current.item.spec_hash if self.current else None
-
-
-def durable(record: Record) -> Record:
-    """Return *record* without what a restart of the device makes void. What is equal then needs no flush to disk.
-
-    A service is started again after a restart, however far its start or stop had come. Of a job everything counts,
-    because it runs once per spec.
-    """
-    if record.current is None or record.current.item.spec.restart_policy is not RestartPolicy.ALWAYS:
-        return record
-    stage = ProcessStage.RUNNING if record.stage is ProcessStage.STARTING else record.stage
-    return replace(
-        record, stage=stage, handle=None, started_at=0.0, start_time=None, healthy_since=None, stop_deadline=None
-    )
 
 
 Memory = Mapping[str, Record]
