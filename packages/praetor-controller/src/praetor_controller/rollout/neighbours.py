@@ -91,9 +91,10 @@ def shared_budgets(
 
 def has_budgets(deployment: DeploymentRow) -> bool:
     """Return whether *deployment* has budgets, and these hold."""
+    if not deployment.policy.update_strategy.rolling_update.budgets:  # as most: each event of a process asks
+        return False
     rolling = deployment.strategy is StrategyType.ROLLING_UPDATE
-    acted_on = rolling and not deployment.fault and not deployment.terminating
-    return acted_on and bool(deployment.policy.update_strategy.rolling_update.budgets)
+    return rolling and not deployment.fault and not deployment.terminating
 
 
 def _down(neighbour: Neighbour, devices: Mapping[str, DeviceRow], now: float) -> Iterator[tuple[str, float]]:
