@@ -20,7 +20,7 @@ from praetor_api.kube.objects import DeviceProcessStatus, NetworkSwitchStatus
 from praetor_api.kube.runtime.tracing import NO_TRACER, Tracer
 from praetor_api.spec import DeviceKind
 from praetor_gateway.cli import main, read_settings
-from praetor_gateway.fleet.rows import CachedProcess, CachedSwitch, SharedSpec, owner
+from praetor_gateway.fleet.rows import CachedProcess, CachedSwitch, SharedSpec
 from praetor_gateway.gateway import Gateway
 from praetor_gateway.http.server import Listener
 from praetor_gateway.liveness.pace import no_load
@@ -38,17 +38,15 @@ SETTINGS = evolve(read_settings(_PARAMS), identity="gateway-1")
 
 def process_row(**fields: Any) -> CachedProcess:
     """Return a row with defaults for what is not given; *fields* are its own, or of what it shares with others."""
-    key = fields.pop("key", Key("lab", "agent-leaf-1"))
-    whose = owner(key.namespace, fields.pop("kind", DeviceKind.NETWORK_SWITCH))
     shared = {name: fields.pop(name) for name in fields_dict(SharedSpec).keys() & fields}
     row = CachedProcess(
-        key=key,
+        key=Key("lab", "agent-leaf-1"),
         uid="uid-1",
         resource_version="7",
         generation=2,
         device="leaf-1",
         deleting=False,
-        shared=SharedSpec(**{"parts": (b'{"a":', b"}"), "device_namespace": "lab", "owner": whose, **shared}),
+        shared=SharedSpec(**{"parts": (b'{"a":', b"}"), "device_namespace": "lab", **shared}),
         status=DeviceProcessStatus(),
     )
     return evolve(row, **fields)

@@ -62,6 +62,14 @@ def is_on_trial(record: Record, now: float, proving: float) -> bool:
     return record.confirmation is not None or not ran
 
 
+def trial_ends_at(record: Record, proving: float) -> tuple[float, ...]:
+    """Return until when a rollout waits for the running instance, and a reboot is its fault; empty without a trial."""
+    current = record.current
+    if current is None or not is_kept(current) or is_proven(record):
+        return ()
+    return passes_at(record, current.item, proving), proves_at(record, current.item, proving)
+
+
 def proved(record: Record, now: float, proving: float) -> Record:
     """Return the record of a running process; the reboots that cut its trial no longer count once it is proven."""
     current = record.current

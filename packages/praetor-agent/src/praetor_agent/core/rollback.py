@@ -19,7 +19,7 @@ from praetor_agent.core.model import (
     Revision,
     Rollback,
 )
-from praetor_agent.core.reboot import is_kept, is_proven
+from praetor_agent.core.reboot import is_kept
 from praetor_api.conditions import CRASH_LOOP_COUNT
 from praetor_api.protocol import RollbackReason
 from praetor_api.spec import Confirm, ConfirmMode
@@ -42,12 +42,12 @@ CONFIRMATION_CHECK_SECONDS = 1.0
 
 def begun(record: Record, revision: Revision, boot_id: str, now: float) -> Record:
     """Return the record for the first start of a spec: what to roll back to, and the timer for a confirmation."""
-    old = record.current
-    good = record.last_good if is_kept(revision) else None
-    if good is None and is_kept(old) and is_kept(revision) and record.healthy_since is not None:
+    old, kept = record.current, is_kept(revision)
+    good = record.last_good if kept else None
+    if good is None and kept and record.healthy_since is not None and is_kept(old):
         good = old  # healthy for a short time only, but better than nothing
     confirm = revision.item.spec.confirm
-    pending = is_kept(revision) and not _is(revision, good) and not _by_annotation(revision)
+    pending = kept and not _is(revision, good) and not _by_annotation(revision)
     timer = None
     if confirm is not None and pending:
         seconds = float(confirm.timeout_seconds)
@@ -102,9 +102,7 @@ def wake_at(record: Record, device: ObservedDevice, now: float) -> float | None:
         times.append(record.started_at + STABLE_SECONDS)
     if record.healthy_since is not None and kept and not _is(current, record.last_good):
         times.append(record.healthy_since + GOOD_SECONDS)
-    if kept and current and not is_proven(record):
-        times.append(reboot.passes_at(record, current.item, device.proving_seconds))
-        times.append(reboot.proves_at(record, current.item, device.proving_seconds))
+    times += reboot.trial_ends_at(record, device.proving_seconds)
     if record.confirmation is not None:
         times += [record.confirmation.deadline, now + CONFIRMATION_CHECK_SECONDS]
     return min((at for at in times if at > now), default=None)

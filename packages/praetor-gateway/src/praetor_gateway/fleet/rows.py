@@ -60,17 +60,17 @@ def owner(namespace: str, kind: DeviceKind) -> Owner:
 class SharedSpec:
     """What the processes of a deployment have in common, whose specs differ in the device's name: one object for all.
 
-    *parts* are the canonical JSON before and after the name, *device_namespace* is what the deviceRef names, and
-    *owner* is whose device it means. Only an agent that knows *features* gets the spec, and only a device that has what
-    its *references* name. *min_ready_seconds* is the deployment's, 0 where none is known.
+    *parts* are the canonical JSON before and after the name, *device_namespace* and *kind* are what the deviceRef
+    names. Only an agent that knows *features* gets the spec, and only a device that has what its *references* name.
+    *min_ready_seconds* is the deployment's, 0 where none is known.
     """
 
     parts: tuple[bytes, bytes]
     device_namespace: str
-    owner: Owner
     restart_policy: RestartPolicy = RestartPolicy.ALWAYS
     features: frozenset[str] = frozenset()
     references: tuple[Reference, ...] = ()
+    kind: DeviceKind = DeviceKind.NETWORK_SWITCH
     min_ready_seconds: int = 0
 
 
@@ -95,17 +95,18 @@ class CachedProcess:
     created: str = ""
     judges: tuple[tuple[str, str], ...] = ()
     traceparent: str = ""
+    owner: Owner = field(init=False, eq=False, repr=False)
+    """Whose device it is for. Each event asks for it and for *foreign* several times, so both are kept."""
+    foreign: bool = field(init=False, eq=False, repr=False)
+    """Whether it names a device of another namespace, which it never reaches."""
 
-    @property
-    def owner(self) -> Owner:
-        """Whose device it is for."""
-        return self.shared.owner
+    @owner.default
+    def _owner(self) -> Owner:
+        return owner(self.key.namespace, self.shared.kind)
 
-    @property
-    def foreign(self) -> bool:
-        """Whether it names a device of another namespace, which it never reaches."""
-        shared = self.shared
-        return shared.device_namespace != shared.owner[0]
+    @foreign.default
+    def _foreign(self) -> bool:
+        return self.shared.device_namespace != self.key.namespace
 
     @property
     def parts(self) -> tuple[bytes, bytes]:
@@ -305,9 +306,7 @@ class Projection:
     def _spec(self, spec: Mapping[str, Any], namespace: str, min_ready_s: int) -> SharedSpec:
         """Return what *spec*, that of a process in *namespace*, shares with all that differ in the device alone."""
         ref = spec["deviceRef"]
-        parts, within = _parts(spec), _within(ref, namespace)
-        kind = _KINDS.get(ref.get("kind") or "", DeviceKind.NETWORK_SWITCH)  # others need an API without schema
-        key = parts, within, namespace, min_ready_s
+        key = parts, within, _ = _parts(spec), _within(ref, namespace), min_ready_s
         found: SharedSpec | None = self._shared.get(key)
         if found is None:
             features = features_needed(spec)
@@ -317,7 +316,7 @@ class Projection:
                 restart_policy=RestartPolicy(spec.get("restartPolicy", RestartPolicy.ALWAYS)),
                 features=features,
                 references=references_of(spec) if features & _REFERRING else (),
-                owner=owner(namespace, kind),
+                kind=_KINDS.get(ref.get("kind") or "", DeviceKind.NETWORK_SWITCH),  # others need an API without schema
                 min_ready_seconds=min_ready_s,
             )
             self._keep(self._shared, key, found)

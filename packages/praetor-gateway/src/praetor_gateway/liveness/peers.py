@@ -286,7 +286,7 @@ def create_peer_app(
         for device, age in push.ages.items():
             if push.intervals is not None:
                 liveness.handed(device, push.intervals.get(device))
-            liveness.heard(device, age=age, observer=push.observer)
+            liveness.heard_elsewhere(device, push.observer, age=age)
         return PushResult.TAKEN
 
     async def heard(request: Request) -> Response:

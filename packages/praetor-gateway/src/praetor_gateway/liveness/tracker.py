@@ -15,7 +15,7 @@ from praetor_gateway.fleet.devices import DeclaredDevice, DeviceIndex, went_back
 from praetor_gateway.fleet.judges import JudgeLease
 from praetor_gateway.fleet.rows import CachedProcess, Row
 from praetor_gateway.fleet.session import DeviceSession
-from praetor_gateway.liveness.detector import OWN, DetectorLimits, FailureDetector, ScanResult
+from praetor_gateway.liveness.detector import DetectorLimits, FailureDetector, ScanResult
 from praetor_gateway.liveness.intervals import HandedIntervals
 from praetor_gateway.status.connected import Connected, Silence, connection, fetched_generation, says, shows_absence
 from praetor_gateway.status.pending import (
@@ -92,17 +92,20 @@ class LivenessTracker:
         """Whether so many devices are silent that we are suspect ourselves."""
         return self._detector is not None and self._detector.suspect
 
-    def heard(self, device: str, *, age: float = 0.0, observer: str = OWN, now: float | None = None) -> None:
-        """Record that *observer* heard *device* *age* seconds ago; *now* is given by who has it already."""
-        now = self._clock.monotonic() if now is None else now
-        if observer == OWN:
-            declared = self._fleet.device(device)
-            if declared is not None:
-                declared.session.heard_at = now
-            if self._detector is None:
-                self.untold.add(device)
-        if self._detector is not None and self._detector.hear(device, now, age=age, observer=observer):
-            self._publish(self._fleet.device(device), True)
+    def heard(self, device: DeclaredDevice, now: float) -> None:
+        """Record that this process heard *device*."""
+        device.session.heard_at = now
+        if self._detector is None:
+            self.untold.add(device.name)
+        elif self._detector.hear(device.name, now):
+            self._publish(device, True)
+
+    def heard_elsewhere(self, name: str, observer: str, *, age: float) -> None:
+        """Record that the replica *observer* heard the device *name* *age* seconds ago."""
+        if self._detector is not None and self._detector.hear(
+            name, self._clock.monotonic(), age=age, observer=observer
+        ):
+            self._publish(self._fleet.device(name), True)
 
     def pushed(self, observer: str, *, complete: bool = True, wants: int = 0) -> None:
         """Record that *observer* works, and *wants* to hand out that interval; not *complete*: it does not say what
@@ -126,16 +129,18 @@ class LivenessTracker:
         if session.fetched_etag == etag:
             session.fetched_at = self._clock.monotonic()
         else:
-            self.fetched_before(device.name, {row.uid: row.generation for row in device.served})
+            self._fetched(device, {row.uid: row.generation for row in device.served})
             session.fetched_etag = etag
 
     def fetched_before(self, name: str, generations: Mapping[str, int], *, age: float = 0.0) -> None:
         """Record that the device *name*, if it is declared, fetched *generations*, by uid, *age* seconds ago."""
         device = self._fleet.device(name)
-        if device is None:
-            return
+        if device is not None:
+            self._fetched(device, generations, age)
+
+    def _fetched(self, device: DeclaredDevice, generations: Mapping[str, int], age: float = 0.0) -> None:
         device.session.fetch(generations, self._clock.monotonic() - age)
-        if self.connected(name) not in (True, None):
+        if self.connected(device.name) not in (True, None):
             self._publish(device, False)
 
     def fetched_generation(self, row: CachedProcess) -> int | None:

@@ -60,7 +60,7 @@ class ReportHandler:
 
     def heard(self, device: DeclaredDevice, now: float) -> None:
         """Record that a device sent something just *now*."""
-        self._liveness.heard(device.name, now=now)
+        self._liveness.heard(device, now)
 
     def handed(self, device: DeclaredDevice, interval: int) -> None:
         """Record that a device is asked to be heard every *interval* seconds."""
@@ -77,7 +77,7 @@ class ReportHandler:
             return False
         if goes_on and not session.goes_on(poll.boot_id, now):
             return False
-        self._liveness.heard(device.name, now=now)
+        self._liveness.heard(device, now)
         if not goes_on and self._end_duplicate(device):
             self._submit(device)
         return True
