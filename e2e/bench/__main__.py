@@ -72,6 +72,7 @@ def main(
     described = machine()
     click.echo(f"{described}; cluster: {cluster}")
     results: dict[str, tuple[Figure, ...]] = {}
+    failed: list[str] = []
     for name in names or BENCHMARKS:
         benchmark = BENCHMARKS[name]
         click.echo(f"\n{name}: {benchmark.__doc__.splitlines()[0]}")
@@ -80,14 +81,18 @@ def main(
             context = Context(workdir=Path(folder), cluster=cluster, assets=assets, quick=quick)
             try:
                 results[name] = benchmark.measure(context)
-            except (ClusterError, StackError, AssertionError) as error:
-                raise BenchError(str(error)) from error
+            except (BenchError, ClusterError, StackError, AssertionError) as error:
+                failed.append(name)  # the others are worth an hour
+                click.echo(f"Error: {name}: {error}", err=True)
+                continue
         click.echo((markdown if as_markdown else table)(results[name]))
         click.echo(f"({time.monotonic() - began:.0f} s)")
     if json_file is not None:
         figures = {name: [as_json(figure) for figure in found] for name, found in results.items()}
         data = {"machine": described, "cluster": cluster, "quick": quick, "figures": figures}
         json_file.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    if failed:
+        raise BenchError(f"not measured: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

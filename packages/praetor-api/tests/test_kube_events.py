@@ -12,8 +12,18 @@ from hypothesis import strategies as st
 from kube_testing import FakeClock, InProcessKube
 from praetor_api.kube.client.errors import Forbidden, ServerError, TooManyRequests
 from praetor_api.kube.client.resource import CORE_EVENTS, EVENTS
-from praetor_api.kube.runtime.correlator import BURST, REFILL_S, REMEMBERED, SIMILAR_WINDOW_S, Correlator, Occurrence
-from praetor_api.kube.runtime.events import QUEUE_SIZE, EventRecorder, ObjectRef, bounded
+from praetor_api.kube.runtime.events import (
+    BURST,
+    QUEUE_SIZE,
+    REFILL_S,
+    REMEMBERED,
+    SIMILAR_WINDOW_S,
+    Correlator,
+    EventRecorder,
+    ObjectRef,
+    Occurrence,
+    bounded,
+)
 
 
 def ref(name: str = "leaf-1") -> ObjectRef:

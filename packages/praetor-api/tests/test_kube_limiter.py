@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from kube_testing import FakeClock
 from praetor_api.kube.runtime.backoff import Backoff
-from praetor_api.kube.runtime.limiter import TokenBucket
+from praetor_api.kube.runtime.workqueue import TokenBucket
 
 
 async def test_a_burst_passes_at_once_and_the_rest_at_the_rate() -> None:

@@ -11,7 +11,7 @@ from attrs import evolve
 from praetor_api.conditions import STABILITY_WINDOW_SECONDS
 from praetor_controller.model.projection import project_process
 from praetor_controller.model.rows import ProcessRow
-from praetor_controller.reconcile.first_seen import first_seen
+from praetor_controller.reconcile.cache import first_seen
 
 THEN, LATER, WRONG = "2026-01-01T12:00:00Z", "2026-01-01T12:00:09Z", "1970-01-01T00:00:00Z"
 CONDITIONS = ("AgentConnected", "SpecObserved", "ProcessStarted", "Healthy")

@@ -13,7 +13,7 @@ from controller_testing import JudgingGateway, runs
 from kube_testing import FakeClock, InProcessKube, body_of
 from praetor_api.kube.client.resource import DEVICE_PROCESS_DEPLOYMENTS, DEVICE_PROCESSES, NETWORK_SWITCHES, Key
 from praetor_api.kube.runtime.events import EventRecorder
-from praetor_api.kube.runtime.limiter import TokenBucket
+from praetor_api.kube.runtime.workqueue import TokenBucket
 from praetor_controller.errors import NotLeading
 from praetor_controller.metrics import Metrics
 from praetor_controller.reconcile.cache import Cache

@@ -21,7 +21,7 @@ from praetor_controller.model.actions import Create, Update
 from praetor_controller.model.projection import project_deployment, project_device
 from praetor_controller.model.requirements import NO_FACTS, unmet, version_key
 from praetor_controller.model.rows import DeviceRow, ProcessRow, StoredStatus
-from praetor_controller.reconcile.predicates import Impact, device_impact
+from praetor_controller.reconcile.controller import Impact, device_impact
 from praetor_controller.reconcile.snapshot_builder import Sources, build_snapshot
 from praetor_controller.reconcile.state import ReconcilerState
 from praetor_controller.rollout.incremental import IncrementalAggregate

@@ -37,7 +37,8 @@ from connection_testing import (
 )
 from gateway_testing import SHARED_TOKEN, listening, run_in_virtual_time, running_lab
 from hostile_requests import GET, HEAD, LEFT, POST, REFUSED, SILENT, UNCLEAR
-from praetor_gateway.http.connection import MAX_HEAD_BYTES, MAX_HEADER_LINES, READ_BYTES, ConnectionLimits, send_answer
+from praetor_gateway.http.connection import MAX_HEAD_BYTES, MAX_HEADER_LINES, READ_BYTES, ConnectionLimits
+from praetor_gateway.http.device_api import send_answer
 from praetor_gateway.http.hypercorn import _StrictConnection
 from praetor_gateway.http.server import Listener
 from praetor_gateway.settings import ServerKind

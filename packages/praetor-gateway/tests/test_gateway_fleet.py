@@ -16,7 +16,7 @@ from praetor_api.kube.objects import DeviceProcessStatus, NetworkSwitchStatus
 from praetor_gateway.fleet.devices import EMPTY_ETAG, DeviceIndex
 from praetor_gateway.fleet.rows import POOL_SIZE, CachedProcess, Projection
 from praetor_gateway.fleet.session import FACTS, REPLAY_WINDOW_S, DeviceSession
-from praetor_gateway.status import patch
+from praetor_gateway.status.composer import patch_of_process
 
 
 def test_a_report_with_a_lower_number_is_a_replay_for_a_while() -> None:
@@ -172,7 +172,7 @@ def test_the_next_version_of_an_object_keeps_its_identity_unless_it_was_created_
 def test_a_version_is_kept_as_a_number_where_it_is_written_as_one(version: str, kept: int | str) -> None:
     row = process_row(resource_version=version)
     assert row.resource_version == kept
-    written = patch.of_process(row, DeviceProcessStatus(pid=1), None, has_switch=True)
+    written = patch_of_process(row, DeviceProcessStatus(pid=1), None, has_switch=True)
     assert written is not None
     assert written.body["metadata"] == {"resourceVersion": version}
 

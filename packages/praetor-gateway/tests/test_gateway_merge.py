@@ -22,7 +22,8 @@ from praetor_api.protocol import Observation
 from praetor_api.spec import RestartPolicy
 from praetor_gateway.fleet.rows import Projection
 from praetor_gateway.http.desired import render
-from praetor_gateway.status import events, patch
+from praetor_gateway.status import events
+from praetor_gateway.status.composer import patch_of_process
 from praetor_gateway.status.connected import connection
 from praetor_gateway.status.merge import merge, start_time
 
@@ -339,7 +340,7 @@ def test_merging_is_idempotent_and_statuses_survive_encoding(
         again = evolve(row, status=status)
         assert merge(again, observation, connected=connected, now=now + timedelta(hours=1)) == status
         assert decode(encode(status), DeviceProcessStatus) == status
-        assert patch.of_process(again, status, None, has_switch=True) is None
+        assert patch_of_process(again, status, None, has_switch=True) is None
         for condition in status.conditions:
             assert condition.last_transition_time is not None
             assert condition.last_transition_time <= now

@@ -16,8 +16,8 @@ from praetor_api.protocol import Observation
 from praetor_api.spec import RestartPolicy
 from praetor_gateway.fleet.rows import CachedProcess
 from praetor_gateway.status import events
+from praetor_gateway.status.composer import patch_of_switch
 from praetor_gateway.status.merge import merge
-from praetor_gateway.status.patch import of_switch
 from praetor_gateway.status.pending import PROGRESS_DEBOUNCE_S, RESULT_DEBOUNCE_S, debounce_s
 from praetor_gateway.status.switch import SwitchFacts, counts, merge_switch
 
@@ -102,7 +102,7 @@ NONE, ONE = ProcessCounts(desired=0, running=0, healthy=0), ProcessCounts(desire
 def test_a_switch_without_new_facts_keeps_its_status() -> None:
     row = switch_row(status=NetworkSwitchStatus(agent_version="1", observed_generation=1), generation=9)
     assert merge_switch(row, SwitchFacts(), NOW) is row.status
-    assert of_switch(row, row.status, None) is None
+    assert patch_of_switch(row, row.status, None) is None
     assert merge_switch(row, SwitchFacts(processes=NONE), NOW) is row.status
 
 
@@ -117,14 +117,14 @@ def test_what_an_agent_reports_of_itself_is_written_to_its_switch() -> None:
     assert (status.processes, status.observed_generation) == (ONE, 9)
     emptied = merge_switch(evolve(row, status=status), SwitchFacts(processes=NONE), NOW)
     assert emptied.processes == NONE
-    patch = of_switch(evolve(row, status=status), emptied, None)
+    patch = patch_of_switch(evolve(row, status=status), emptied, None)
     assert patch is not None
     assert patch.body["status"] == {"processes": {"desired": 0}}
 
 
 def test_counts_of_zero_are_written() -> None:
     status = merge_switch(switch_row(), SwitchFacts(processes=ONE), NOW)
-    patch = of_switch(switch_row(), status, None)
+    patch = patch_of_switch(switch_row(), status, None)
     assert patch is not None
     assert patch.body["status"]["processes"] == {"desired": 1, "running": 0, "healthy": 0}
 

@@ -20,9 +20,9 @@ from praetor_api.kube.runtime.clock import Clock, SystemClock, within
 from praetor_api.kube.runtime.elector import Elector
 from praetor_api.kube.runtime.events import EventRecorder
 from praetor_api.kube.runtime.garbage import collect_less_often, spare
-from praetor_api.kube.runtime.limiter import TokenBucket
 from praetor_api.kube.runtime.probes import serve_probes
 from praetor_api.kube.runtime.tracing import NO_TRACER, Tracer, recording_tracer
+from praetor_api.kube.runtime.workqueue import TokenBucket
 from praetor_api.names import FILE_DIGESTS, GATEWAY_LEASE
 from praetor_controller.__about__ import __version__
 from praetor_controller.journal.recorder import FlightRecorder

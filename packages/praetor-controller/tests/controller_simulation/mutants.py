@@ -23,6 +23,7 @@ from praetor_controller.reconcile.revision_history import RevisionHistory
 from praetor_controller.reconcile.snapshot_builder import build_snapshot
 from praetor_controller.rollout import (
     admission,
+    assignment,
     availability,
     budgets,
     failure_policy,
@@ -30,7 +31,6 @@ from praetor_controller.rollout import (
     planner,
     removals,
     status,
-    updated,
     verdicts,
     waves,
 )
@@ -238,7 +238,7 @@ MUTANTS = (
     Mutant(
         invariant="untested_revisions_wait_for_their_wave",
         fault="a wave is passed by devices that the overrides do not change",
-        changes=((_of(updated.Updated, "of"), "if any(found) else ()", "if False else ()"),),
+        changes=((_of(assignment.Updated, "of"), "if any(found) else ()", "if False else ()"),),
         trace=[begin(size=5), relabel_cpu("x86_64", 0, 3), override("v2")],
     ),
     Mutant(

@@ -37,7 +37,7 @@ from praetor_api.kube.codec import format_time
 from praetor_api.kube.runtime.clock import Clock
 from praetor_api.kube.runtime.events import EventRecorder
 from praetor_api.kube.runtime.informer import CATCH_UP_S, OUTAGE_BACKOFF
-from praetor_api.kube.runtime.limiter import TokenBucket
+from praetor_api.kube.runtime.workqueue import TokenBucket
 from praetor_api.names import FILE_DIGESTS
 from praetor_api.protocol import AGENT_FEATURES
 from praetor_controller.metrics import Metrics

@@ -20,8 +20,8 @@ from praetor_api.kube.runtime.clock import Clock, within
 from praetor_api.kube.runtime.elector import Elector
 from praetor_api.kube.runtime.events import EventRecorder
 from praetor_api.kube.runtime.informer import Informer
-from praetor_api.kube.runtime.limiter import TokenBucket
 from praetor_api.kube.runtime.tracing import NO_TRACER, Tracer
+from praetor_api.kube.runtime.workqueue import TokenBucket
 from praetor_api.names import DEVICE_BINDINGS, FILE_DIGESTS, GATEWAY_LEASE
 from praetor_api.tokens import TokenVerifier
 from praetor_gateway.fleet.devices import DeviceIndex
@@ -47,8 +47,7 @@ from praetor_gateway.status.composer import StatusComposer
 from praetor_gateway.status.digests import shared_digests
 from praetor_gateway.status.pending import PendingStatuses
 from praetor_gateway.status.references import ReferenceFollower
-from praetor_gateway.status.resync import ResyncRequester
-from praetor_gateway.status.writer import StatusWriter
+from praetor_gateway.status.writer import ResyncRequester, StatusWriter
 
 COMPONENT = "praetor-gateway"
 """The reporting controller of our events."""

@@ -155,6 +155,10 @@ class Record:
         """Hash of the spec that was started last, or given to the running process by its files."""
         return self.current.spec_hash if self.current else None
 
+    def acts_on(self, revision: Revision) -> bool:
+        """Return whether its current version is of the spec of *revision*."""
+        return self.spec_hash == revision.spec_hash
+
     @property
     def mark(self) -> str | None:
         """Hash of the spec that the process was started with, by which its backend knows it."""

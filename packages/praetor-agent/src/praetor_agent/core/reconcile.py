@@ -417,7 +417,7 @@ def _supervise(revision: Revision, record: Record, device: ObservedDevice, now: 
         if _is_of(revision, seen) and record.stop_deadline is None:
             if record.stage is not ProcessStage.RUNNING:  # memory did not know it
                 record = restart.seen_running(record, seen, device, now)
-            if record.current is not None and record.spec_hash == revision.spec_hash:
+            if record.current is not None and record.acts_on(revision):
                 revision = replace(revision, item=_as_started(record.current, item).item)
             actions = (*_refreshes(revision, device), *_repairs(revision, record, seen, device))
             return replace(_keep(revision, record, device, now), actions=actions)
@@ -425,7 +425,7 @@ def _supervise(revision: Revision, record: Record, device: ObservedDevice, now: 
             return _Step(record=record)
         return _stop(record, seen, now)
     revision = revision.restarted()
-    new = record.spec_hash != revision.spec_hash
+    new = not record.acts_on(revision)
     counters_reset = new or record.stop_deadline is not None
     if record.stage is ProcessStage.COMPLETED and not counters_reset:
         return _Step(record=record)

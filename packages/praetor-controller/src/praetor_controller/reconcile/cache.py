@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TypeVar
@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import structlog
 
 from praetor_api.annotations import DEPLOYMENT_LABEL
+from praetor_api.conditions import STABILITY_WINDOW_SECONDS
 from praetor_api.kube.client.api import KubeApi
 from praetor_api.kube.client.resource import (
     CONTROLLER_REVISIONS,
@@ -22,15 +23,14 @@ from praetor_api.kube.client.resource import (
     Resource,
 )
 from praetor_api.kube.runtime.clock import Clock
-from praetor_api.kube.runtime.informer import Informer
+from praetor_api.kube.runtime.informer import Handler, Informer
+from praetor_api.names import referenced_device
 from praetor_api.spec import DeviceKind
 from praetor_controller.model.annotations import deployment_label
 from praetor_controller.model.projection import project_deployment, project_device, project_process
 from praetor_controller.model.revisions import RevisionRow, project_revision
-from praetor_controller.model.rows import DeploymentRow, ProcessRow
+from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow, Stamps
 from praetor_controller.reconcile.assumed_cache import AssumedCache, Informers
-from praetor_controller.reconcile.device_cache import DeviceInformers
-from praetor_controller.reconcile.first_seen import first_seen
 from praetor_controller.rollout.snapshot import Moment
 
 T = TypeVar("T")
@@ -54,6 +54,60 @@ def left_by(deployment: DeploymentRow) -> str:
 def owned_by(deployment: DeploymentRow) -> str:
     """Return what the index BY_OWNER files the rows of *deployment* under; an owner in another namespace is none."""
     return f"{deployment.namespace}/{deployment.uid}"
+
+
+class DeviceInformers(Informers[DeviceRow]):
+    """The informers of each kind of device. Keys of rows have the reference of the device as their name."""
+
+    def __init__(self, by_kind: Mapping[DeviceKind, Informers[DeviceRow]]) -> None:
+        super().__init__(())
+        self._by_kind = by_kind
+        self._of_kind = {kind: tuple(informers.all()) for kind, informers in by_kind.items()}
+        self._all = [informer for informers in self._of_kind.values() for informer in informers]
+        self._absent: set[DeviceKind] = set()
+        self._found: list[Callable[[], None]] = []
+        for kind, informers in self._of_kind.items():
+            for informer in informers:
+                informer.add_list_handler(partial(self._on_list, kind))
+
+    def all(self) -> Iterable[Informer[DeviceRow]]:
+        return self._all
+
+    def is_current(self, namespace: str) -> bool:
+        return all(informers.is_current(namespace) for informers in self._by_kind.values())
+
+    def add_handler(self, handler: Handler[DeviceRow]) -> None:
+        """Call *handler* with the key, the old and the new row of each change."""
+
+        def referred(key: Key, old: DeviceRow | None, new: DeviceRow | None) -> None:
+            row = new or old
+            handler(Key(key.namespace, row.name) if row is not None else key, old, new)
+
+        super().add_handler(referred)
+
+    def get(self, key: Key) -> DeviceRow | None:
+        kind, name = referenced_device(key.name)
+        return self._by_kind[kind].get(Key(key.namespace, name))
+
+    def missing(self) -> frozenset[DeviceKind]:
+        """Return the kinds that the cluster does not have, or that we may not read."""
+        found = frozenset(
+            kind
+            for kind, informers in self._of_kind.items()
+            if any(informer.absent is not None for informer in informers)
+        )
+        self._absent |= found
+        return found
+
+    def add_found_handler(self, handler: Callable[[], None]) -> None:
+        """Call *handler* when a kind can be read that was missing()."""
+        self._found.append(handler)
+
+    def _on_list(self, kind: DeviceKind, _: float) -> None:
+        if kind in self._absent:
+            self._absent.discard(kind)
+            for handler in self._found:
+                handler()
 
 
 class Cache:
@@ -187,3 +241,35 @@ def _ownerless(row: ProcessRow) -> tuple[str, ...]:
 
 def _owners(row: ProcessRow | RevisionRow) -> tuple[str, ...]:
     return () if row.owner is None else (f"{row.namespace}/{row.owner}",)
+
+
+def first_seen(uid: str, stamps: Stamps, known: Collection[ProcessRow], now: float) -> dict[str, Any]:
+    """Return the times of a row at which this process saw what it shows, and its failure if that is over.
+
+    Objects carry times of gateways, of devices and of earlier controllers, and no two of these clocks need agree. So
+    their times are compared for equality alone: another one is a transition, which counts from when it was seen. What
+    was so when it was seen first counts from then: after a restart all waits begin again. Since when it ran or was
+    silent by then is not known.
+
+    uid, stamps: of the row, as it is projected from the object.
+    known: the rows of the object that this process has, with what first_seen() returned for them.
+    now: in seconds of the clock that the times are of.
+    """
+    before = [each for each in known if each.uid == uid and each.stamps is not None]
+
+    def since(name: str, stamp: int) -> float | None:
+        for each in before:
+            if getattr(each.stamps, name) == stamp:
+                found: float | None = getattr(each, name)
+                return found
+        return now
+
+    times: dict[str, Any] = {
+        name: None if stamp is None else since(name, stamp) for name, stamp in zip(Stamps._fields, stamps, strict=True)
+    }
+    if not before:
+        times["run_since"] = times["silent_since"] = None  # it may have run, or been silent, for long
+    started, crashed = times["run_since"], times["crashed_at"]
+    if crashed is not None and (started is None or crashed - started >= STABILITY_WINDOW_SECONDS):
+        times["failure"] = ""  # the run lasted
+    return times

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Informers' events → keys of deployments → workers that reconcile them.
+"""Informers' events → keys of the deployments that they concern → workers that reconcile them.
 
 A deployment is reconciled at once, but not all the time: passes use at most a fifth of the event loop.
 """
@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from enum import Enum, auto
 
 import structlog
+from attrs import evolve
 
 from praetor_api.annotations import DEPLOYMENT_LABEL
 from praetor_api.kube.client.errors import Conflict, KubeError
@@ -20,13 +22,6 @@ from praetor_controller.errors import NotLeading
 from praetor_controller.metrics import Metrics
 from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow
 from praetor_controller.reconcile.cache import BY_NAMESPACE, BY_UID, Cache
-from praetor_controller.reconcile.predicates import (
-    Impact,
-    availability_changed,
-    deployment_impact,
-    device_impact,
-    process_impact,
-)
 from praetor_controller.reconcile.reconciler import DeploymentReconciler
 from praetor_controller.reconcile.state import DirtySet
 from praetor_controller.rollout.neighbours import commands, has_budgets
@@ -38,6 +33,73 @@ _BEHIND_RECHECK_S = 0.5
 """How often to check whether a namespace that could not be followed is followed again."""
 
 _log = structlog.get_logger(__name__)
+
+
+class Impact(Enum):
+    """How much of a deployment may be different after an event.
+
+    NONE: nothing that a pass reads. STATUS: the state of a device. SPEC: what a device shall be. MEMBERSHIP: which
+    devices and processes there are.
+    """
+
+    NONE = auto()
+    STATUS = auto()
+    SPEC = auto()
+    MEMBERSHIP = auto()
+
+
+def process_impact(before: ProcessRow | None, after: ProcessRow | None) -> Impact:
+    """Return the impact on the owner when a process, as a pass sees it, changes from *before* to *after*."""
+    if before is None or after is None:
+        return Impact.NONE if before is after else Impact.MEMBERSHIP
+    unread = {name: getattr(after, name) for name in ("resource_version", "stamps", "run_since", "crashed_at")}
+    if evolve(before, **unread) == after:
+        return Impact.NONE  # only what no pass reads has changed
+    if (before.uid, before.owner, before.device) != (after.uid, after.owner, after.device):
+        return Impact.MEMBERSHIP
+    return Impact.STATUS if _wanted(before) == _wanted(after) else Impact.SPEC
+
+
+def _wanted(row: ProcessRow) -> tuple[object, ...]:
+    annotations = row.revision, row.managed, row.wave, row.offered_at
+    return row.spec_hash, row.labels, row.annotations, row.annotated, row.terminating, annotations
+
+
+def device_impact(
+    before: DeviceRow | None, after: DeviceRow | None, *, matched: bool, matches: bool, reads_facts: bool
+) -> Impact:
+    """Return the impact on a deployment whose selector *matched* the device *before*, and now *matches* it or not.
+
+    *reads_facts*: what the device reports of itself decides there, too.
+    """
+    if before is None or after is None or matched != matches:
+        return Impact.MEMBERSHIP if matched or matches else Impact.NONE
+    if not matches:
+        return Impact.NONE
+    if not reads_facts and before.facts != after.facts:
+        after = evolve(after, facts=before.facts)
+        if after == before:
+            return Impact.NONE
+    as_before = evolve(after, connected=before.connected, connected_since=before.connected_since)
+    return Impact.STATUS if as_before == before else Impact.SPEC
+
+
+def deployment_impact(before: DeploymentRow | None, after: DeploymentRow | None) -> Impact:
+    """Return the impact of a change of the deployment itself."""
+    if before is None or after is None:
+        return Impact.MEMBERSHIP
+    as_before = evolve(after, status=before.status, resource_version=before.resource_version)
+    return Impact.STATUS if as_before == before else Impact.SPEC
+
+
+def availability_changed(before: ProcessRow | None, after: ProcessRow | None) -> bool:
+    """Return whether other deployments may have to count the device of a process differently."""
+    return before is None or after is None or _availability(before) != _availability(after)
+
+
+def _availability(row: ProcessRow) -> tuple[object, ...]:
+    since = row.ready_since, row.connected_since, row.settled_since, row.offered_at
+    return *since, row.connected, row.reported, row.held, row.failure, row.on_trial
 
 
 class Controller:

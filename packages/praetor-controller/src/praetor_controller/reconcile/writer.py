@@ -29,8 +29,8 @@ from praetor_api.kube.client.errors import (
 )
 from praetor_api.kube.client.resource import DEVICE_PROCESSES, Key
 from praetor_api.kube.runtime.clock import Clock
-from praetor_api.kube.runtime.limiter import TokenBucket
 from praetor_api.kube.runtime.tracing import NO_TRACER, Span, Tracer
+from praetor_api.kube.runtime.workqueue import TokenBucket
 from praetor_controller.errors import NotLeading
 from praetor_controller.metrics import Metrics
 from praetor_controller.model.actions import Adopt, Create, Delete, Update, Write

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which process belongs to which device: one each, and those that are to be deleted. Pure.
+"""Which process belongs to which device: one each, which of them are up to date, and which are to be deleted. Pure.
 
 All that a pass asks of a fleet is in sequences of one order, which are walked side by side: a look-up by name for each
 question would be most of what a pass over 100,000 devices costs.
@@ -17,7 +17,9 @@ from praetor_api.names import hashed_process_name, process_name
 from praetor_controller.model.annotations import deployment_label
 from praetor_controller.model.requirements import NO_FACTS
 from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow
+from praetor_controller.model.specs import Specs
 from praetor_controller.rollout.availability import Availability, availabilities
+from praetor_controller.rollout.snapshot import Snapshot, specs_of
 
 
 @frozen(kw_only=True)
@@ -116,3 +118,44 @@ def _age(process: ProcessRow) -> tuple[bool, float, str]:
 
 def _staying(processes: Iterable[ProcessRow]) -> tuple[ProcessRow, ...]:
     return tuple(process for process in processes if not process.terminating)
+
+
+@frozen
+class Updated:
+    """In the order of the devices: *all* have the spec that the template gives them.
+
+    *unchanged* are those of them that had it before, for the template with its overrides gives them what the revision
+    before gave them. They have shown nothing of this rollout: no wave passes by them, and they do not fail at it. It is
+    empty where all devices are given the same.
+    """
+
+    all: Sequence[bool]
+    unchanged: Sequence[bool] = ()
+
+    @classmethod
+    def of(cls, specs: Specs, snapshot: Snapshot, assignment: Assignment) -> Updated:
+        """Return these of *assignment*; *specs* are what the template gives."""
+        has, current = specs.run_by(assignment.hashes), snapshot.current
+        if current is None or current.revision == specs.template.revision:
+            return cls(has)
+        if not (specs.varies or current.overrides):
+            return cls(has)
+        before = specs_of(snapshot, current, snapshot.current_stored_as)
+        since = snapshot.revision_stamp
+        if since is None:
+            since = (snapshot.revision_since or snapshot.rollout_since).timestamp()
+        found = [
+            each and same and process is not None and not _offered(process, since)
+            for process, each, same in zip(assignment.processes, has, specs.same_as(before), strict=True)
+        ]
+        return cls(has, found if any(found) else ())
+
+    def is_unchanged(self, number: int) -> bool:
+        """Return whether the rollout gives nothing to the device at *number*."""
+        return bool(self.unchanged) and self.unchanged[number]
+
+
+def _offered(process: ProcessRow, since: float) -> bool:
+    """Return whether *process* was offered its spec since the stamp *since*."""
+    stamp = process.offered_at if process.offer_stamp is None else process.offer_stamp
+    return stamp is not None and stamp >= since

@@ -21,10 +21,9 @@ from praetor_api.spec import REBOOT_FEATURE
 from praetor_controller.model.amounts import amount
 from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow
 from praetor_controller.model.wave_record import MAX_FAILURES, WaveRecord
-from praetor_controller.rollout.assignment import Assignment
+from praetor_controller.rollout.assignment import Assignment, Updated
 from praetor_controller.rollout.availability import Availability
 from praetor_controller.rollout.status import was_rolled_out
-from praetor_controller.rollout.updated import Updated
 
 _Counted: TypeAlias = tuple[str, str]
 _SHOWN = 3

@@ -22,7 +22,7 @@ from praetor_controller.model.amounts import max_unavailable
 from praetor_controller.model.specs import Specs
 from praetor_controller.model.wave_record import WaveRecord
 from praetor_controller.rollout.admission import Admission, admit
-from praetor_controller.rollout.assignment import Assignment, assign
+from praetor_controller.rollout.assignment import Assignment, Updated, assign
 from praetor_controller.rollout.availability import Availability
 from praetor_controller.rollout.budgets import Domains, matches_nothing
 from praetor_controller.rollout.failure_policy import Failures, Stop, stopped
@@ -38,7 +38,6 @@ from praetor_controller.rollout.snapshot import (
     specs_of,
 )
 from praetor_controller.rollout.status import FleetSummary, fault_status, refusal_text, rollout_status, was_rolled_out
-from praetor_controller.rollout.updated import Updated
 from praetor_controller.rollout.verdicts import (
     Context,
     Step,

@@ -33,12 +33,11 @@ from praetor_controller.model.amounts import amount
 from praetor_controller.model.rows import DeploymentRow, ProcessRow
 from praetor_controller.model.selectors import compile_each
 from praetor_controller.model.wave_record import MAX_FAILURES, WaveFailure, WaveRecord
-from praetor_controller.rollout.assignment import Assignment
+from praetor_controller.rollout.assignment import Assignment, Updated
 from praetor_controller.rollout.availability import OVERTAKEN, Availability, blamed_until
 from praetor_controller.rollout.failure_policy import Failures, is_failed
 from praetor_controller.rollout.reasons import Reason, ReasonCode
 from praetor_controller.rollout.snapshot import WaveState
-from praetor_controller.rollout.updated import Updated
 
 REST = "(rest)"
 """Name of the last wave; the CRD allows no wave of a spec this name."""

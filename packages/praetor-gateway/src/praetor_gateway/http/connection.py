@@ -5,12 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Awaitable
 from http import HTTPMethod
 from typing import Protocol
 
 from attrs import frozen
-from starlette.types import Scope, Send
 
 MAX_HEAD_BYTES = 16 * 1024
 """Limit of a request's head, of a chunk's and of the trailers; a device sends less than 1 KiB."""
@@ -55,24 +53,6 @@ class Server(Protocol):
 
     async def stop(self, timeout_s: float) -> None:
         """Close idle connections, and the others after their request; in *timeout_s* seconds all of them."""
-
-
-def send_answer(
-    scope: Scope, send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes
-) -> Awaitable[None]:
-    """Send a whole answer, in one message if the server can take one: two cost an eighth of a poll more.
-
-    Nothing is checked: *headers* have names in lower case, no control characters, and the length of *body* where there
-    may be one.
-    """
-    if ANSWER in scope.get("extensions", ()):
-        return send({"type": ANSWER, "status": status, "headers": headers, "body": body})
-    return _answer_in_parts(send, status, headers, body)
-
-
-async def _answer_in_parts(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
 
 
 def origin_form(target: bytes) -> bytes:

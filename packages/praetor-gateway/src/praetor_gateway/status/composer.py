@@ -1,25 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The write that a status needs, computed when it is about to be sent: from the newest object and the newest facts."""
+"""The write that a status needs, computed when it is about to be sent: from the newest object and the newest facts.
+
+What changes, and the events that follow.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
-from attrs import define
+from attrs import define, frozen
 
 from praetor_api.conditions import ConditionType, ProcessReason
+from praetor_api.kube.client.patches import diff_merge_patch
 from praetor_api.kube.client.resource import DEVICE_PROCESSES, Key
+from praetor_api.kube.codec import encode
 from praetor_api.kube.conditions import is_true
-from praetor_api.kube.objects import ConditionStatus, Phase, Reported
+from praetor_api.kube.objects import ConditionStatus, DeviceProcessStatus, NetworkSwitchStatus, Phase, Reported
 from praetor_api.protocol import Observation
 from praetor_gateway.fleet.devices import DeclaredDevice, DeviceIndex
 from praetor_gateway.fleet.rows import CachedProcess, CachedSwitch, Row
-from praetor_gateway.status import patch
+from praetor_gateway.status import events
 from praetor_gateway.status.connected import Connected
+from praetor_gateway.status.events import StatusEvent
 from praetor_gateway.status.merge import merge
-from praetor_gateway.status.patch import StatusPatch
 from praetor_gateway.status.pending import COUNTS_DEBOUNCE_S, PendingStatuses, StatusKey
 from praetor_gateway.status.switch import SwitchFacts, counts, merge_switch
 
@@ -27,6 +32,47 @@ ProcessFacts: TypeAlias = tuple[
     Observation | None, Reported | None, Connected, int | None, ProcessReason | None, ProcessReason | None
 ]
 _STANDINGS = (ConditionType.REFUSED, ConditionType.NAME_CONFLICT)
+
+
+@frozen(kw_only=True)
+class StatusPatch:
+    """A merge patch of the status of *row* and the events to record once it is written.
+
+    *facts* are what the new status was computed from.
+    """
+
+    row: Row
+    body: Mapping[str, Any]
+    events: tuple[StatusEvent, ...]
+    facts: object
+
+
+def patch_of_process(
+    row: CachedProcess, status: DeviceProcessStatus, facts: object, *, has_switch: bool
+) -> StatusPatch | None:
+    """Return how to make *status* that of *row*; None when it is so already."""
+    return _patch(row, status, facts, events.of_process(row.status, status, has_switch=has_switch))
+
+
+def patch_of_switch(row: CachedSwitch, status: NetworkSwitchStatus, facts: object) -> StatusPatch | None:
+    """Return how to make *status* that of *row*; None when it is so already."""
+    return _patch(row, status, facts, events.of_switch(row.status, status))
+
+
+def _patch(
+    row: Row,
+    status: DeviceProcessStatus | NetworkSwitchStatus,
+    facts: object,
+    happened: tuple[StatusEvent, ...],
+) -> StatusPatch | None:
+    if status == row.status:
+        return None
+    # the write holds for this version only: conditions are replaced as a whole, and another writer's must not be lost
+    body = {
+        "metadata": {"resourceVersion": str(row.resource_version)},
+        "status": diff_merge_patch(encode(row.status), encode(status)),
+    }
+    return StatusPatch(row=row, body=body, events=happened, facts=facts)
 
 
 @define(eq=False)
@@ -114,13 +160,13 @@ class StatusComposer:
             standing=standing,
             absence=absence,
         )
-        return patch.of_process(row, status, facts, has_switch=device is not None and device.switch is not None)
+        return patch_of_process(row, status, facts, has_switch=device is not None and device.switch is not None)
 
     def _compose_switch(self, key: StatusKey, now: datetime) -> StatusPatch | None:
         row, facts = self._fleet.row(key.resource, key.object), self._switch_facts(key)
         if not isinstance(row, CachedSwitch) or facts is None:
             return None
-        return patch.of_switch(row, merge_switch(row, facts, now), facts)
+        return patch_of_switch(row, merge_switch(row, facts, now), facts)
 
     def _process_facts(self, row: CachedProcess) -> ProcessFacts:
         device = self._fleet.device(row.device)
