@@ -24,6 +24,7 @@ from praetor_api.protocol import AGENT_FEATURES, FEATURES_HEADER, TOKEN_HEADER, 
 WAIT_S = 50
 READ_LIMIT = 2**20
 CONNECTING = 100
+BUSY_S = 1.0
 
 
 class Crowd:
@@ -72,13 +73,17 @@ class Crowd:
 
     @staticmethod
     async def _ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, asked: str) -> tuple[str, bytes, float]:
-        """Return the answer's ETag and body, and when its last byte was read."""
-        writer.write(asked.encode() + b"\r\n")
-        head = await reader.readuntil(b"\r\n\r\n")
+        """Return the answer's ETag and body, and when its last byte was read; ask again where the gateway is busy."""
+        while True:
+            writer.write(asked.encode() + b"\r\n")
+            head = await reader.readuntil(b"\r\n\r\n")
+            body = await reader.readexactly(body_length(head))
+            at = time.monotonic()
+            if head[9:12] != b"503":
+                break
+            await asyncio.sleep(BUSY_S)
         if head[9:12] not in (b"200", b"304"):
             raise RuntimeError(head.decode("latin-1"))
-        body = await reader.readexactly(body_length(head))
-        at = time.monotonic()
         return head.lower().partition(b"\r\netag:")[2].partition(b"\r\n")[0].strip().decode(), body, at
 
     def _record(self, name: str, body: bytes, at: float) -> None:

@@ -133,7 +133,8 @@ def _of_changes(context: Context, kind: ServerKind) -> Iterator[Figure]:
         kube = stack.kube(NAMESPACE)
         put_config_map(kube.api, kube, "settings", **SETTINGS)
         put_secret(kube.api, kube, "login", **LOGIN)
-        gateway = running.enter_context(reading_gateway(stack, kube, kube.api, f"--server={kind}"))
+        flags = f"--server={kind}", "--device-rate=1000"  # as soon as all have one change, the next is made
+        gateway = running.enter_context(reading_gateway(stack, kube, kube.api, *flags))
         asyncio.run(create_switches(cluster.kubeconfig, NAMESPACE, names))
         spec = process_spec(["/bin/sleep", "1000"], execution={"files": [*FILES]})
         kube.apply(*(device_process(name, name, spec) for name in names))
