@@ -509,4 +509,12 @@ def test_deployments_that_run_one_program_by_an_override_overlap(
 ) -> None:
     mine, devices = row("/v1", override(command=["/arm"])), fleet(a=labels)
     other = evolve(row("/v1"), name="ctl", uid="uid-ctl", template=theirs[0])
-    assert overlap(mine, [other], devices).partition(";")[0] == said
+    assert overlap(mine, [other], lambda: devices).partition(";")[0] == said
+
+
+def test_devices_are_not_read_where_no_other_deployment_runs_the_same_command() -> None:
+    def unread() -> list[DeviceRow]:
+        raise AssertionError("a fleet is large, and each event of a device asks")
+
+    other = evolve(row("/x86"), name="ctl", uid="uid-ctl")
+    assert overlap(row("/v1"), [other], unread) == ""

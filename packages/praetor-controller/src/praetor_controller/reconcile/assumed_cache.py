@@ -55,7 +55,7 @@ class Informers(Generic[T]):
 
     def by_index(self, name: str, value: str) -> Sequence[T]:
         """Return the rows that the index *name* files under *value*."""
-        found = [informer.by_index(name, value) for informer in self.all()]
+        found = [rows for informer in self.all() if (rows := informer.by_index(name, value))]
         return found[0] if len(found) == 1 else [row for rows in found for row in rows]
 
     def all_keys(self) -> list[Key]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Protocol, TypeVar
 
 import structlog
@@ -163,7 +164,8 @@ class DeploymentReconciler:
         if planned.status is None:
             return planned
         others = self._cache.deployments.by_index(BY_NAMESPACE, deployment.namespace)
-        found = overlap(deployment, others, self._cache.devices.by_index(BY_NAMESPACE, deployment.namespace))
+        devices = partial(self._cache.devices.by_index, BY_NAMESPACE, deployment.namespace)
+        found = overlap(deployment, others, devices)
         now = self._clock.now()
         status = with_overlap(deployment, planned.status, found, now)
         conditions = with_missing_kinds(status.conditions, deployment, self._cache.devices.missing(), now)

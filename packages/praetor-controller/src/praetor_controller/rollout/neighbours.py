@@ -9,7 +9,7 @@ place of a domain.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from attrs import field, frozen
@@ -126,16 +126,19 @@ def _words(spec: Mapping[str, Any]) -> tuple[str, ...]:
     return (*(execution.get("command") or ()), *(execution.get("args") or ()))
 
 
-def overlap(deployment: DeploymentRow, others: Iterable[DeploymentRow], devices: Iterable[DeviceRow]) -> str:
+def overlap(
+    deployment: DeploymentRow, others: Iterable[DeploymentRow], devices: Callable[[], Iterable[DeviceRow]]
+) -> str:
     """Return which of the *others* run the same command on *devices* that *deployment* matches, too; empty for none.
 
-    Two of one program on a device are in each other's way, as at a port: no selector was meant to do that.
+    Two of one program on a device are in each other's way, as at a port: no selector was meant to do that. *devices* is
+    called for those of the namespace only where there is such a command: it is asked for each event of a device.
     """
     mine = commands(deployment)
     same = [each for each in others if each.uid != deployment.uid and not mine.isdisjoint(commands(each))]
     if not same:
         return ""
-    matching = [row for row in devices if deployment.selects(row)]
+    matching = [row for row in devices() if deployment.selects(row)]
     counted = (
         (each.name, sum(each.selects(row) and _same_command(deployment, each, row) for row in matching))
         for each in same

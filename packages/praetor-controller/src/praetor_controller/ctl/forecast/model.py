@@ -94,7 +94,7 @@ class ForecastModel:
             if lacking := missing_text(self.deployment, self._inventory.missing):
                 found.append(f"{ConditionType.KINDS_MISSING}: {lacking}")
             others = (row for row in self._inventory.deployments.values() if row.name != self.deployment.name)
-            if same := overlap(self.deployment, others, devices):
+            if same := overlap(self.deployment, others, lambda: devices):
                 found.append(f"{ConditionType.OVERLAP}: {same}")
             found += self._refused()
         except InvalidDeployment:
