@@ -346,6 +346,20 @@ def canary(**fields: Any) -> Wave:
     return Wave(name="canary", **fields)
 
 
+@pytest.mark.parametrize("limit", [1, "50%"])
+def test_a_wave_takes_no_device_that_can_be_given_nothing_and_does_not_wait_for_it(limit: int | str) -> None:
+    devices = fleet(a=ARM, b=X86, c=X86)
+    before, after = row("/v1"), row("/v2", override(command=["bin/arm"]))
+    rollout = rolling(after, canary(limit=limit), limit=3)
+    begun = made(rollout, devices, given(before, devices), current=before.template)
+    assert (updated(begun), str(begun.waits_for)) == ({"b": ["/v2"]}, "WaitingForWave(canary 0/1)")
+    offered = {"offered_at": AT, "ready_since": AT, "settled_since": AT, "wave": "canary"}
+    processes = given(before, devices)
+    processes[1:2] = given(after, devices[1:2], **offered)
+    went_on = made(rollout, devices, processes, current=before.template, revision_stamp=AT)
+    assert updated(went_on) == {"c": ["/v2"]}
+
+
 @pytest.mark.parametrize(
     ("wave", "expected", "why"),
     [
