@@ -37,10 +37,11 @@ class _Listener(ABC):
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name=name, daemon=True)
         self._port = 0
+        self._serving: set[asyncio.Task[None] | None] = set()
 
     def __enter__(self) -> Self:
         self._thread.start()
-        listening = asyncio.start_server(self._serve, "127.0.0.1", 0)
+        listening = asyncio.start_server(self._keep, "127.0.0.1", 0)
         self._server = asyncio.run_coroutine_threadsafe(listening, self._loop).result()
         self._port = self._server.sockets[0].getsockname()[1]
         return self
@@ -61,6 +62,15 @@ class _Listener(ABC):
             await asyncio.gather(*others, return_exceptions=True)
             await asyncio.sleep(0)
             quiet = 0 if others else quiet + 1
+
+    async def _keep(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve one connection. The loop knows tasks by weak references: one whose client sent all may be collected."""
+        task = asyncio.current_task()
+        self._serving.add(task)
+        try:
+            await self._serve(reader, writer)
+        finally:
+            self._serving.discard(task)
 
     @abstractmethod
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
