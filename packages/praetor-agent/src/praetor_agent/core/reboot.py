@@ -36,6 +36,11 @@ def is_proven(record: Record) -> bool:
     return record.proven or (good is not None and good.spec_hash == record.spec_hash)
 
 
+def _tried(record: Record) -> Revision | None:
+    """Return the current version if it is a service that is not proven; None if not."""
+    return record.current if is_kept(record.current) and not is_proven(record) else None
+
+
 def passes_at(record: Record, item: DesiredItem, proving: float) -> float:
     """Return until when a rollout waits for the running instance of *item*, in seconds since boot.
 
@@ -55,8 +60,8 @@ def is_on_trial(record: Record, now: float, proving: float) -> bool:
 
     One that was confirmed is relied on, though a reboot within its trial would still be its fault.
     """
-    current = record.current
-    if current is None or not is_kept(current) or is_proven(record):
+    current = _tried(record)
+    if current is None:
         return False
     ran = record.stage is ProcessStage.RUNNING and now >= passes_at(record, current.item, proving)
     return record.confirmation is not None or not ran
@@ -64,8 +69,8 @@ def is_on_trial(record: Record, now: float, proving: float) -> bool:
 
 def trial_ends_at(record: Record, proving: float) -> tuple[float, ...]:
     """Return until when a rollout waits for the running instance, and a reboot is its fault; empty without a trial."""
-    current = record.current
-    if current is None or not is_kept(current) or is_proven(record):
+    current = _tried(record)
+    if current is None:
         return ()
     return passes_at(record, current.item, proving), proves_at(record, current.item, proving)
 
@@ -91,7 +96,7 @@ def counted(memory: Memory, boot_id: str) -> Memory:
 def _is_cut(record: Record, boot_id: str) -> bool:
     another = record.boot_id != "" and boot_id not in (record.boot_id, record.rebooted_in)
     cut = record.stage in _UNDER_WAY or _was_killed(record)
-    return another and cut and is_kept(record.current) and not is_proven(record)
+    return another and cut and _tried(record) is not None
 
 
 def _was_killed(record: Record) -> bool:

@@ -28,10 +28,10 @@ class Assignment:
 
     *hashes* are of the specs of the *processes*. *special* are the numbers of all devices but those whose process is
     available, and that are not in maintenance, lack no requirement, and whose process is neither held, nor being
-    deleted, nor in a storm. *orphans* are processes without a matching device, and *surplus* the
-    younger ones of several on one device; both are without those that are being deleted already. *desired* is how many
-    devices have a process or are to have one: without those that have none and do not meet the requirements, as a
-    DaemonSet counts no node that its affinity leaves out. What has reported no facts is to have one, as far as we know.
+    deleted, nor in a storm. *orphans* are processes without a matching device, and *surplus* the younger ones of
+    several on one device; both are without those that are being deleted already. *desired* is how many devices have a
+    process or are to have one: without those that have none and do not meet the requirements, as a DaemonSet counts no
+    node that its affinity leaves out. What has reported no facts is to have one, as far as we know.
     """
 
     devices: Sequence[DeviceRow]

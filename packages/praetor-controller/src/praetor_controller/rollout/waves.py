@@ -19,9 +19,9 @@ one, so there a wave that nothing matches is passed over; devices that come into
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain, compress, product
 from operator import and_
 
@@ -91,6 +91,7 @@ class _Members:
     unchanged: int = 0  # devices that the rollout gives nothing
     counted: int = 0
     available: int = 0
+    available_at: Callable[[], Sequence[float]] = tuple  # when these became so, the first one first; asked of few
     started: bool = False
     failed: list[str] = field(factory=list)  # devices that failed and are counted no more by themselves
 
@@ -154,9 +155,10 @@ def wave_progress(
     for index, group in enumerate(members):
         group.devices, group.unchanged = place.count(index), unchanged.count(index)
         group.counted, group.available = counted.count(index), available.count(index)
+        group.available_at = partial(devices.available_at, place, index)
         group.started = recorded[index] > 0
     failed = _failed(members, place, devices, assignment, failures, record)
-    progress = _opened(deployment, members, place, devices, now, since, record, is_first=is_first)
+    progress = _opened(deployment, members, place, now, since, record, is_first=is_first)
     record = WaveRecord(
         number=record.number,
         matched=record.matched | {group.wave.name for group in members[:-1] if group.matched},
@@ -366,7 +368,6 @@ def _opened(
     deployment: DeploymentRow,
     members: Sequence[_Members],
     place: Sequence[int],
-    devices: _Devices,
     now: float,
     since: float,
     record: WaveRecord,
@@ -379,7 +380,7 @@ def _opened(
     progress_at, recheck_at, blocker = 0.0, math.inf, None
     while open_ < len(members) and blocker is None:
         group = members[open_]
-        blocker, passed_at = _gates(members[:open_], place, devices, now, since, record, is_first=is_first)
+        blocker, passed_at = _gates(members[:open_], now, since, record, is_first=is_first)
         if blocker is None:
             for before in members[:open_]:
                 before.passed = True
@@ -408,24 +409,17 @@ def _passed(deployment: DeploymentRow, group: _Members) -> Reason | None:
 
 
 def _gates(
-    before: Sequence[_Members],
-    place: Sequence[int],
-    devices: _Devices,
-    now: float,
-    since: float,
-    record: WaveRecord,
-    *,
-    is_first: bool,
+    before: Sequence[_Members], now: float, since: float, record: WaveRecord, *, is_first: bool
 ) -> tuple[Reason | None, float]:
     """Return what the next wave waits for (None: nothing), and when that ends or ended (epoch seconds; 0: unknown)."""
     opens_at = 0.0
-    for index, group in enumerate(before):
+    for group in before:
         if group.passed:
             continue
         reason = _empty(group, record, is_first=is_first) or _short(group)
         if reason is not None:
             return reason, 0.0
-        reached_at = devices.available_at(place, index)[group.needed - 1] if group.needed else since
+        reached_at = group.available_at()[group.needed - 1] if group.needed else since
         ends_at = reached_at + group.wave.soak_seconds if group.devices > group.unchanged or group.failed else 0.0
         if ends_at > now:
             until = format_time(datetime.fromtimestamp(ends_at, UTC))

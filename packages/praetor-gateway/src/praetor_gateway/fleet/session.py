@@ -197,15 +197,17 @@ class DeviceSession:
         self.fetched_at = at if self.fetched_at is None else max(self.fetched_at, at)
         known = self.fetched
         newest = known | {uid: max(generation, known.get(uid, 0)) for uid, generation in generations.items()}
-        self._fetched = tuple(chain.from_iterable(newest.items()))  # a third of what a dictionary takes
+        self._keep(newest)
 
     def forget_fetched(self, uid: str | None = None) -> None:
         """Keep no more that the device fetched the process *uid*, or that it fetched anything."""
         if uid is None:
             self.fetched_at, self.fetched_etag, self._fetched = None, "", ()
         else:
-            left = [each for each in self.fetched.items() if each[0] != uid]
-            self._fetched = tuple(chain.from_iterable(left))
+            self._keep({each: generation for each, generation in self.fetched.items() if each != uid})
+
+    def _keep(self, generations: Mapping[str, int]) -> None:
+        self._fetched = tuple(chain.from_iterable(generations.items()))  # a third of what a dictionary takes
 
     def goes_on(self, boot_id: str, now: float) -> bool:
         """Return whether *boot_id* still reports, though another boot reported after it: longer than a report may be
